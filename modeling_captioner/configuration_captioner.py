@@ -1,0 +1,99 @@
+"""What a captioner is made of: `CaptionerConfig`."""
+
+import difflib
+import re
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+
+# Keys of a configuration file that belong to transformers and the Hub, and are neither fields of PreTrainedConfig
+# nor parameters of generation.
+LIBRARY_KEYS = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+}
+
+
+@strict
+class CaptionerConfig(PreTrainedConfig):
+    """The configuration of [`CaptionerForConditionalGeneration`].
+
+    Args:
+        encoder_name: a timm architecture that gives a spatial feature map; a name, never a path or a URL.
+        encoder_frozen: keep the encoder's weights and its batch norms' statistics as they are in training.
+        image_size: side of the square photo that the encoder sees, in pixels.
+        rnn_type: `"gru"` (Cho et al. 2014) or `"lstm"` (Hochreiter & Schmidhuber 1997).
+        num_layers: layers of the first RNN, which reads the words so far.
+        hidden_size: width of the RNNs' state, of the projected regions and of the attention.
+        embedding_size: width of a word's embedding, which is tied to the output.
+        attention_type: `"dot"`, `"additive"` or `"multi_head"`.
+        num_attention_heads: heads of `"multi_head"`; divides `hidden_size`.
+        dropout: on embedded words, regions and the second RNN's state, in training.
+        word_dropout: share of the read words that `<unk>` replaces in training (Bowman et al. 2016).
+        label_smoothing: share of the target given to all words alike in training (Szegedy et al. 2016, section 7).
+        vocab_size: words of the tokenizer, special tokens included.
+
+    Raises `huggingface_hub.errors.StrictDataclassError` for a wrong value, `ValueError` for an unknown option.
+    """
+
+    model_type = "captioner"
+    attribute_map = {"num_hidden_layers": "num_layers"}
+
+    encoder_name: str = "inception_v3"
+    encoder_frozen: bool = True
+    image_size: int = 299
+    rnn_type: Literal["gru", "lstm"] = "gru"
+    num_layers: int = 1
+    hidden_size: int = 512
+    embedding_size: int = 300
+    attention_type: Literal["dot", "additive", "multi_head"] = "multi_head"
+    num_attention_heads: int = 4
+    dropout: float = 0.3
+    word_dropout: float = 0.1
+    label_smoothing: float = 0.1
+    vocab_size: int = 5000
+    pad_token_id: int = 0
+    unk_token_id: int = 1
+    bos_token_id: int = 2
+    eos_token_id: int = 3
+    decoder_start_token_id: int = 2
+    is_encoder_decoder: bool = True
+
+    def __post_init__(self, **kwargs):
+        known = LIBRARY_KEYS | GenerationConfig().to_dict().keys()
+        for key in kwargs:
+            if key not in known and not key.startswith("_"):
+                nearest = difflib.get_close_matches(key, self.__dataclass_fields__, n=1, cutoff=0.0)[0]
+                raise ValueError(f"CaptionerConfig has no option {key!r}; did you mean {nearest!r}?")
+        super().__post_init__(**kwargs)
+
+    def validate_encoder_name(self):
+        """Only a bare architecture name: timm would also follow `hf-hub:` and `local-dir:` to a stranger's files."""
+        if not re.fullmatch(r"\w+(\.\w+)?", self.encoder_name):
+            raise ValueError(f"encoder_name={self.encoder_name!r} is not the name of a timm architecture.")
+
+    def validate_sizes(self):
+        for name in ("image_size", "num_layers", "hidden_size", "embedding_size", "num_attention_heads", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} must divide hidden_size={self.hidden_size}."
+            )
+
+    def validate_shares(self):
+        for name in ("dropout", "word_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1.")
+
+
+CaptionerConfig.register_for_auto_class()

@@ -1,0 +1,1 @@
+"""The trainer: `accelerate launch train/`."""

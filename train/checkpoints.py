@@ -1,0 +1,84 @@
+"""Checkpoints: a folder of safetensors and JSON, written beside its place and renamed into it, so that it is whole or
+absent. No pickle is written or read."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+WHOLE = "complete"  # the file that is written last
+
+
+def latest(folder):
+    """The newest whole checkpoint in `folder`, or None."""
+    whole = [path.parent for path in Path(folder).glob(f"step-*/{WHOLE}")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def save(folder, step, modules, optimizer, scheduler, progress):
+    """Write `folder`/step-N and remove the older ones.
+
+    Args:
+        modules: {name: module}, whose state dicts are kept.
+        optimizer, scheduler: PyTorch's.
+        progress: whatever else JSON can hold.
+    """
+    folder = Path(folder)
+    part, place = folder / f"part-{step}", folder / f"step-{step}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, module in modules.items():
+        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, part / f"{name}.safetensors")
+    tensors, numbers = _split(optimizer.state_dict())
+    save_file(tensors, part / "optimizer.safetensors")
+    state = {"optimizer": numbers, "scheduler": scheduler.state_dict(), "progress": progress}
+    (part / "state.json").write_text(json.dumps(state))
+    (part / WHOLE).touch()
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(part, place)
+    for old in folder.iterdir():
+        if old != place:
+            shutil.rmtree(old)
+
+
+def load(path, modules, optimizer, scheduler):
+    """Bring everything back to where [`save`] found it. Returns `progress`."""
+    for name, module in modules.items():
+        module.load_state_dict(load_file(path / f"{name}.safetensors"))
+    state = json.loads((path / "state.json").read_text())
+    optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), state["optimizer"]))
+    scheduler.load_state_dict(state["scheduler"])
+    return state["progress"]
+
+
+def _split(state_dict):
+    """An optimizer's state as tensors {"parameter.name": tensor} and numbers that JSON can hold."""
+    tensors, numbers = {}, {}
+    for parameter, values in state_dict["state"].items():
+        for name, value in values.items():
+            (tensors if torch.is_tensor(value) else numbers)[f"{parameter}.{name}"] = value
+    return tensors, {"numbers": numbers, "param_groups": state_dict["param_groups"]}
+
+
+def _join(tensors, state):
+    joined = {}
+    for key, value in (tensors | state["numbers"]).items():
+        parameter, name = key.split(".", 1)
+        joined.setdefault(int(parameter), {})[name] = value
+    return {"state": joined, "param_groups": state["param_groups"]}
+
+
+def save_captioner(model, processor, folder, state_dict=None):
+    """Write a captioner into `folder` so that at every moment the folder loads: each file is whole or the old one."""
+    folder = Path(folder)
+    part = folder / "part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    model.save_pretrained(part, state_dict=state_dict)
+    processor.save_pretrained(part)
+    for file in part.iterdir():
+        os.replace(file, folder / file.name)
+    part.rmdir()

@@ -1,0 +1,113 @@
+"""Options and recipe to one resolved list of stage settings, and the run through them."""
+
+import dataclasses
+import difflib
+import sys
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator, DataLoaderConfiguration
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoTokenizer, HfArgumentParser, ViTImageProcessor
+
+from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
+
+from . import checkpoints
+from .data import captioned_dataset
+from .encoders import load_encoder_weights
+from .history import History
+from .loop import train
+from .settings import Settings
+from .stages import STAGES
+from .vocabulary import make_tokenizer
+
+RECIPES = Path(__file__).parent / "recipes"
+MODEL_OPTIONS = (
+    "encoder_name image_size rnn_type num_layers hidden_size embedding_size attention_type num_attention_heads"
+).split()
+TRAINING_OPTIONS = ("dropout", "word_dropout", "label_smoothing")
+
+
+def main(arguments=None):
+    """Run a recipe. A person's mistake is one line on standard error and exit status 1."""
+    try:
+        run(resolve(arguments))
+    except (ValueError, OSError, StrictDataclassError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def resolve(arguments=None):
+    """The settings of each stage: defaults, changed by the recipe, its stage, and the command line, in this order."""
+    parser = HfArgumentParser(Settings, prog="accelerate launch train/", description=__doc__)
+    given = parser.parse_args(arguments)
+    defaults = vars(parser.parse_args([]))
+    given = {name: value for name, value in vars(given).items() if value != defaults[name]}
+    recipe = read_recipe(given["recipe"]) if "recipe" in given else {}
+    stages = recipe.pop("stages", None) or [{}]
+    return [Settings(**(_known(recipe) | _known(stage) | given)) for stage in stages]
+
+
+def read_recipe(name):
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise ValueError(f"recipe={name!r} does not exist; there are {known}, or give the path of a YAML file.")
+    return yaml.safe_load(path.read_text())
+
+
+def _known(options):
+    names = [field.name for field in dataclasses.fields(Settings)]
+    for name in options:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise ValueError(f"The recipe's option {name!r} is unknown; did you mean {nearest!r}?")
+    return options
+
+
+def run(stages):
+    """Train a captioner through its stages; the finished one is in `output_dir`."""
+    first = stages[0]
+    folder = Path(first.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(
+        mixed_precision=first.mixed_precision,
+        gradient_accumulation_steps=first.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=first.seed),
+        step_scheduler_with_optimizer=False,
+    )
+    history = History(accelerator, folder, first.resume_from_checkpoint)
+    if accelerator.is_main_process:
+        (folder / "settings.yaml").write_text(yaml.safe_dump([dataclasses.asdict(stage) for stage in stages]))
+    names = [f"{number}-{settings.stage}" for number, settings in enumerate(stages, start=1)]
+    begun = [checkpoints.latest(folder / "checkpoints" / name) for name in names]
+    for number, (name, settings) in enumerate(zip(names, stages, strict=True)):
+        if first.resume_from_checkpoint and any(begun[number + 1 :]):
+            continue  # a later stage has begun, so this one is done
+        source = folder if number or (first.resume_from_checkpoint and begun[number]) else settings.model
+        captioner, processor = load_captioner(source, settings) if source else new_captioner(settings)
+        for option in TRAINING_OPTIONS:
+            setattr(captioner.config, option, getattr(settings, option))
+        history.begin(name)
+        train(accelerator, STAGES[settings.stage](captioner, processor, settings), settings, folder, history)
+        accelerator.wait_for_everyone()
+
+
+def load_captioner(source, settings):
+    captioner = CaptionerForConditionalGeneration.from_pretrained(source)
+    return captioner, CaptionerProcessor.from_pretrained(source)
+
+
+def new_captioner(settings):
+    """A captioner with fresh weights, and its processor with the vocabulary of the training captions."""
+    captions = captioned_dataset(settings)["train"]["captions"]
+    tokenizer = make_tokenizer((text for texts in captions for text in texts), settings.min_word_count)
+    size = {"height": settings.image_size, "width": settings.image_size}
+    images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
+    config = CaptionerConfig(
+        vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS}
+    )
+    captioner = CaptionerForConditionalGeneration(config)
+    if settings.encoder_weights:
+        load_encoder_weights(captioner.encoder, config.encoder_name, settings.encoder_weights)
+    return captioner, CaptionerProcessor(images, tokenizer)

@@ -1,0 +1,95 @@
+"""Every option of the trainer, with its default and its explanation: `Settings`."""
+
+from dataclasses import dataclass, field
+
+
+def option(default, help, **metadata):
+    metadata = {"help": help} | metadata
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Settings:
+    """One resolved set of options; a recipe gives each of its stages a copy with changes."""
+
+    recipe: str | None = option(None, "Name of a file in train/recipes, or the path of one.")
+    output_dir: str = option("runs/captioner", "Folder for checkpoints, curves and the finished model.")
+    model: str | None = option(None, "Captioner to start from: a folder or a name on the Hub. Default: a new one.")
+    encoder_weights: str | None = option(
+        None, "File (safetensors) for a new model's encoder, or 'timm' for timm's pretrained weights from the Hub."
+    )
+    resume_from_checkpoint: bool = option(False, "Go on from the last whole checkpoint in output_dir.")
+    seed: int = option(42, "Seed of everything random: split, order, dropout, sampling, augmentation.")
+
+    # data
+    dataset_name: str | None = option(None, "Captioned data set on the Hub.")
+    dataset_config_name: str | None = option(None, "Its configuration.")
+    data_dir: str | None = option(None, "Captioned data set on disk: parquet, imagefolder or COCO's layout.")
+    image_column: str | None = option(None, "Column of the photos, where it is not recognised.")
+    caption_column: str | None = option(None, "Column of the captions, where it is not recognised.")
+    captions_file: str | None = option(None, "Text file with a caption a line, for the stage language.")
+    photo_dirs: list[str] = option([], "Folders of photos without captions (parquet or pictures), for the stage distil.")
+    validation_fraction: float = option(0.2, "Share of the photos kept for validation where the set has no split.")
+    max_train_samples: int | None = option(None, "Use only the first so many photos after shuffling.")
+    max_eval_samples: int | None = option(None, "Validate on only the first so many photos.")
+    features_dir: str | None = option(None, "Folder for cached features. Default: output_dir/features.")
+    dataloader_num_workers: int = option(0, "Processes that read photos.")
+
+    # model, for a new one
+    encoder_name: str = option("inception_v3", "Encoder: any timm architecture with a spatial feature map.")
+    image_size: int = option(299, "Side of the photo that the encoder sees, in pixels.")
+    rnn_type: str = option("gru", "gru or lstm.")
+    num_layers: int = option(1, "Layers of the first RNN.")
+    hidden_size: int = option(512, "Width of RNNs and attention.")
+    embedding_size: int = option(300, "Width of a word's embedding.")
+    attention_type: str = option("multi_head", "dot, additive or multi_head.")
+    num_attention_heads: int = option(4, "Heads of multi_head.")
+    min_word_count: int = option(5, "Words seen less often become <unk>.")
+
+    # model, in every stage
+    dropout: float = option(0.3, "Dropout of embedded words, regions and states.")
+    word_dropout: float = option(0.1, "Share of read words that <unk> replaces.")
+    label_smoothing: float = option(0.1, "Share of the target given to all words alike, for noisy captions.")
+
+    # training
+    stage: str = option("captions", "language, captions, distil or self_critical; a recipe may name several.")
+    num_train_epochs: int = option(8, "Passes over the photos.")
+    max_train_steps: int | None = option(None, "Stop after so many steps instead.")
+    per_device_train_batch_size: int = option(32, "Photos a step (captions in the stage language), per process.")
+    per_device_eval_batch_size: int = option(32, "Photos a step of validation.")
+    gradient_accumulation_steps: int = option(1, "Batches whose gradients are added up for one step.")
+    learning_rate: float = option(1e-3, "Learning rate.")
+    encoder_learning_rate: float = option(1e-5, "Learning rate of the encoder, where it is trained.")
+    encoder_trainable_from: str | None = option(
+        None, "Train the encoder from this block on (e.g. Mixed_7a; 'all' for the whole). Default: frozen."
+    )
+    optim: str = option("adamw", "sgd, adadelta, rmsprop, adam, adamax, nadam, amsgrad or adamw.")
+    weight_decay: float = option(0.01, "Weight decay.")
+    lr_scheduler_type: str = option("cosine", "constant, linear or cosine, each after a warm-up.")
+    warmup_ratio: float = option(0.02, "Share of the steps in which the learning rate rises from zero.")
+    max_grad_norm: float = option(5.0, "Longer gradients are cut to this length.")
+    ema_decay: float = option(0.0, "Decay of the weights' moving average, which is what is evaluated and kept; 0 is none.")
+    mixed_precision: str = option("no", "no, fp16 or bf16.")
+    eval_steps: int | None = option(None, "Validate every so many steps. Default: after each epoch.")
+    save_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
+    logging_steps: int = option(50, "Log the loss every so many steps.")
+    early_stopping_patience: int | None = option(None, "Stop a stage after so many validations without a new best.")
+
+    # captions
+    num_beams: int = option(3, "Beams of validation captions.")
+    max_new_tokens: int = option(20, "Words of a validation caption at most.")
+    captions_per_photo: int = option(5, "Captions of a photo in one step.")
+
+    # distil
+    teacher_name: str = option("tf_efficientnet_lite2", "timm architecture that teaches.")
+    teacher_weights: str | None = option(None, "Its weights: a file. Default: timm's pretrained ones from the Hub.")
+    distil_image_size: int | None = option(None, "Side of the crop that the student sees. Default: image_size.")
+    mixup_alpha: float = option(0.2, "Photos are mixed with a share drawn from Beta(alpha, alpha); 0 is none.")
+
+    # self_critical
+    sampled_captions: int = option(5, "Captions sampled for each photo.")
+    baseline: str = option("mean", "Reward to beat: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017).")
+
+    stages: list[str] = field(default_factory=list, metadata={"help": "Set by recipes alone."})

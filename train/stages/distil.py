@@ -1,0 +1,189 @@
+"""The stage `distil`: the encoder learns to see as a timm teacher sees, on photos without captions.
+
+After "Knowledge distillation: A good teacher is patient and consistent" (Beyer et al. 2022): student and teacher get
+the same crop, crops are strong, photos are mixed, and the schedule is long.
+"""
+
+import random
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import v2
+
+from ..checkpoints import save_captioner
+from ..data import captioned_dataset, photo_of, unlabelled_photos
+from ..encoders import trainable_from
+from ..probe import word_probe
+
+TEMPERATURE = 2.0  # of the class distributions (Hinton et al. 2015)
+CROP_SCALE = (0.25, 1.0)  # share of the photo's area
+VALIDATION_PHOTOS = 500
+
+
+class Crops(TorchDataset):
+    """Random crops, the same again for the same seed, epoch and photo; or, for validation, whole photos."""
+
+    def __init__(self, photos, size, seed=None):
+        self.photos, self.size, self.seed, self.epoch = photos, size, seed, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.photos)
+
+    def __getitem__(self, index):
+        photo = photo_of(self.photos[index])
+        if self.seed is not None:
+            photo = self._crop(photo, random.Random(f"{self.seed} {self.epoch} {index}"))
+        return v2.functional.pil_to_tensor(photo.resize((self.size, self.size)))  # (3, size, size), uint8
+
+    @staticmethod
+    def _crop(photo, chance):
+        width, height = photo.size
+        share, shape = chance.uniform(*CROP_SCALE) ** 0.5, chance.uniform(3 / 4, 4 / 3) ** 0.5
+        crop_width, crop_height = min(width, width * share * shape), min(height, height * share / shape)
+        left, top = chance.uniform(0, width - crop_width), chance.uniform(0, height - crop_height)
+        photo = photo.crop((round(left), round(top), round(left + crop_width), round(top + crop_height)))
+        return photo.transpose(0) if chance.random() < 0.5 else photo  # mirrored: no caption says left or right here
+
+
+class Distiller(nn.Module):
+    """The student encoder, with a linear map to the teacher's channels that is thrown away afterwards."""
+
+    def __init__(self, encoder, channels):
+        super().__init__()
+        self.encoder = encoder
+        self.to_teacher = nn.Linear(encoder.backbone.num_features, channels)
+
+    def forward(self, pixel_values):
+        """Predicted teacher regions, (batch, student's regions, teacher's channels)."""
+        return self.to_teacher(self.encoder.features(pixel_values))
+
+
+class Distil:
+    def __init__(self, captioner, processor, settings):
+        self.captioner, self.processor, self.settings = captioner, processor, settings
+        self.teacher = load_teacher(settings.teacher_name, settings.teacher_weights)
+        self.teacher_data = timm.data.resolve_model_data_config(self.teacher)
+        self.size = settings.distil_image_size or settings.image_size
+        trainable_from(captioner.encoder, settings.encoder_trainable_from)
+        self.model = Distiller(captioner.encoder, self.teacher.num_features)
+        photos = unlabelled_photos(settings).shuffle(seed=settings.seed)
+        held_out = min(VALIDATION_PHOTOS, len(photos) // 10)
+        photos, self.validation = photos.select(range(held_out, len(photos))), photos.select(range(held_out))
+        self.photos = photos.select(range(min(len(photos), settings.max_train_samples or len(photos))))
+        self.probed = captioned_dataset(settings)["validation"] if settings.data_dir or settings.dataset_name else None
+
+    def batches(self, split):
+        size = max(self.size, self.teacher_data["input_size"][-1])
+        photos, seed = (self.photos, self.settings.seed) if split == "train" else (self.validation, None)
+        return DataLoader(
+            Crops(photos, size, seed),
+            self.settings.per_device_train_batch_size,
+            shuffle=split == "train",
+            drop_last=split == "train",
+            num_workers=self.settings.dataloader_num_workers,
+        )
+
+    def parameters(self, model):
+        encoder = [parameter for parameter in model.encoder.backbone.parameters() if parameter.requires_grad]
+        return [
+            {"params": encoder, "lr": self.settings.encoder_learning_rate},
+            {"params": list(model.to_teacher.parameters()), "lr": self.settings.learning_rate},
+        ]
+
+    def loss(self, model, photos):
+        photos = photos.float() / 255
+        if self.settings.mixup_alpha:
+            share = random.betavariate(self.settings.mixup_alpha, self.settings.mixup_alpha)
+            photos = share * photos + (1 - share) * photos.flip(0)
+        return self._distance(model, photos)
+
+    def _distance(self, model, photos):
+        """How far the student's regions, their mean and its classes are from the teacher's, for the same pixels.
+
+        Args:
+            photos: (batch, 3, size, size), float in [0, 1].
+        """
+        self.teacher.to(photos.device)
+        with torch.no_grad():
+            maps = self.teacher.forward_features(pixels_for(photos, self.teacher_data))
+            classes = self.teacher.forward_head(maps)
+        student_data = {
+            "input_size": (3, self.size, self.size),
+            "mean": self.processor.image_processor.image_mean,
+            "std": self.processor.image_processor.image_std,
+        }
+        regions = model(pixels_for(photos, student_data))  # (batch, regions, channels)
+        side = round(regions.shape[1] ** 0.5)
+        target = F.interpolate(maps, (side, side), mode="bilinear").flatten(2).transpose(1, 2)
+        spread = target.var(dim=(0, 1)) + 1e-3  # so that every channel counts alike
+        pooled, target_pooled = regions.mean(1), maps.mean((2, 3))
+        spread_pooled = target_pooled.var(dim=0) + 1e-4
+        predicted = self.teacher.get_classifier()(pooled)
+        return (
+            ((regions - target) ** 2 / spread).mean()
+            + ((pooled - target_pooled) ** 2 / spread_pooled).mean()
+            + TEMPERATURE**2
+            * F.kl_div(
+                (predicted / TEMPERATURE).log_softmax(-1),
+                (classes / TEMPERATURE).log_softmax(-1),
+                log_target=True,
+                reduction="batchmean",
+            )
+        )
+
+    @torch.inference_mode()
+    def evaluate(self, model):
+        device = next(model.parameters()).device
+        losses = [self._distance(model, photos.float().to(device) / 255).item() for photos in self.batches("validation")]
+        numbers = {"validation_loss": sum(losses) / len(losses)}
+        if self.probed:
+            numbers["word_probe_auc"] = self._probe(model.encoder, device)
+        return numbers | {"score": numbers.get("word_probe_auc", -numbers["validation_loss"])}
+
+    def _probe(self, encoder, device):
+        means = []
+        for start in range(0, len(self.probed), self.settings.per_device_eval_batch_size):
+            rows = self.probed.select(range(start, min(len(self.probed), start + self.settings.per_device_eval_batch_size)))
+            pixels = self.processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
+            means.append(encoder.features(pixels.to(device)).mean(1).cpu())
+        return word_probe(torch.cat(means), self.probed["captions"])
+
+    def save(self, model, folder):
+        tensors = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
+        save_captioner(self.captioner, self.processor, folder, self.captioner.state_dict() | tensors)
+
+
+def pixels_for(photos, data):
+    """Photos (batch, 3, size, size) in [0, 1], resized and normalised as a network wants them."""
+    if photos.shape[-2:] != data["input_size"][-2:]:
+        photos = F.interpolate(photos, data["input_size"][-2:], mode="bilinear", antialias=True)
+    photos = v2.functional.normalize(photos, list(data["mean"]), list(data["std"]))
+    return photos.contiguous(memory_format=torch.channels_last)
+
+
+def load_teacher(name, weights):
+    """A timm network in evaluation mode, its parameters fixed.
+
+    Args:
+        weights: a file whose tensors have timm's names, or other names in timm's order (as ports of TensorFlow's
+            EfficientNets have); without it timm fetches the pretrained weights from the Hub.
+    """
+    teacher = timm.create_model(name, pretrained=weights is None)
+    if weights:
+        tensors = timm.models.load_state_dict(weights)  # safetensors, or a .pth read without its code
+        own = teacher.state_dict()
+        if tensors.keys() != own.keys():
+            kept = [value for key, value in tensors.items() if not key.endswith("num_batches_tracked")]
+            wanted = [key for key in own if not key.endswith("num_batches_tracked")]
+            if [value.shape for value in kept] != [own[key].shape for key in wanted]:
+                raise ValueError(f"teacher_weights={weights!r} are not weights of {name}.")
+            tensors = dict(zip(wanted, kept, strict=True))
+        teacher.load_state_dict(tensors, strict=False)
+    return teacher.eval().requires_grad_(False)
