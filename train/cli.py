@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, HfArgumentParser, ViTImageProcessor
+from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessor
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
 
@@ -22,9 +22,16 @@ from .stages import STAGES
 from .vocabulary import make_tokenizer
 
 RECIPES = Path(__file__).parent / "recipes"
-MODEL_OPTIONS = (
-    "encoder_name image_size rnn_type num_layers hidden_size embedding_size attention_type num_attention_heads"
-).split()
+MODEL_OPTIONS = [
+    "encoder_name",
+    "image_size",
+    "rnn_type",
+    "num_layers",
+    "hidden_size",
+    "embedding_size",
+    "attention_type",
+    "num_attention_heads",
+]
 TRAINING_OPTIONS = ("dropout", "word_dropout", "label_smoothing")
 
 
@@ -108,6 +115,16 @@ def new_captioner(settings):
         vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS}
     )
     captioner = CaptionerForConditionalGeneration(config)
+    captioner.generation_config = GenerationConfig(
+        decoder_start_token_id=config.decoder_start_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        suppress_tokens=[config.pad_token_id, config.unk_token_id, config.bos_token_id],
+        num_beams=settings.num_beams,
+        max_new_tokens=settings.max_new_tokens,
+        no_repeat_ngram_size=3,
+    )
     if settings.encoder_weights:
         load_encoder_weights(captioner.encoder, config.encoder_name, settings.encoder_weights)
     return captioner, CaptionerProcessor(images, tokenizer)

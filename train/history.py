@@ -5,7 +5,7 @@ import json
 import matplotlib
 
 matplotlib.use("Agg")  # no screen is needed to write a file
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 
 class History:

@@ -46,9 +46,7 @@ def train(accelerator, stage, settings, folder, history):
 
     The best model by the validation's "score" is what `folder` holds in the end.
     """
-    model, optimizer, loader = accelerator.prepare(
-        stage.model, make_optimizer(stage, settings), stage.batches("train")
-    )
+    model, optimizer, loader = accelerator.prepare(stage.model, make_optimizer(stage, settings), stage.batches("train"))
     steps_per_epoch = math.ceil(len(loader) / settings.gradient_accumulation_steps)
     total = settings.max_train_steps or settings.num_train_epochs * steps_per_epoch
     scheduler = get_scheduler(
@@ -91,8 +89,10 @@ def train(accelerator, stage, settings, folder, history):
             with accelerator.accumulate(model):
                 loss = stage.loss(model, batch)
                 if not loss.isfinite():
-                    raise TrainingError(f"The loss became {loss.item()} in step {progress['step'] + 1} of"
-                    f" {history.stage}; lower the learning rate. The last checkpoint is whole.")
+                    raise TrainingError(
+                        f"The loss became {loss.item()} in step {progress['step'] + 1} of"
+                        f" {history.stage}; lower the learning rate. The last checkpoint is whole."
+                    )
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)

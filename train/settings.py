@@ -30,7 +30,9 @@ class Settings:
     image_column: str | None = option(None, "Column of the photos, where it is not recognised.")
     caption_column: str | None = option(None, "Column of the captions, where it is not recognised.")
     captions_file: str | None = option(None, "Text file with a caption a line, for the stage language.")
-    photo_dirs: list[str] = option([], "Folders of photos without captions (parquet or pictures), for the stage distil.")
+    photo_dirs: list[str] = option(
+        [], "Folders of photos without captions (parquet or pictures), for the stage distil."
+    )
     validation_fraction: float = option(0.2, "Share of the photos kept for validation where the set has no split.")
     max_train_samples: int | None = option(None, "Use only the first so many photos after shuffling.")
     max_eval_samples: int | None = option(None, "Validate on only the first so many photos.")
@@ -70,7 +72,9 @@ class Settings:
     lr_scheduler_type: str = option("cosine", "constant, linear or cosine, each after a warm-up.")
     warmup_ratio: float = option(0.02, "Share of the steps in which the learning rate rises from zero.")
     max_grad_norm: float = option(5.0, "Longer gradients are cut to this length.")
-    ema_decay: float = option(0.0, "Decay of the weights' moving average, which is what is evaluated and kept; 0 is none.")
+    ema_decay: float = option(
+        0.0, "Decay of the weights' moving average, which is what is evaluated and kept; 0 is none."
+    )
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     eval_steps: int | None = option(None, "Validate every so many steps. Default: after each epoch.")
     save_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
@@ -90,6 +94,8 @@ class Settings:
 
     # self_critical
     sampled_captions: int = option(5, "Captions sampled for each photo.")
-    baseline: str = option("mean", "Reward to beat: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017).")
+    baseline: str = option(
+        "mean", "Reward to beat: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017)."
+    )
 
     stages: list[str] = field(default_factory=list, metadata={"help": "Set by recipes alone."})

@@ -141,7 +141,9 @@ class Distil:
     @torch.inference_mode()
     def evaluate(self, model):
         device = next(model.parameters()).device
-        losses = [self._distance(model, photos.float().to(device) / 255).item() for photos in self.batches("validation")]
+        losses = [
+            self._distance(model, photos.float().to(device) / 255).item() for photos in self.batches("validation")
+        ]
         numbers = {"validation_loss": sum(losses) / len(losses)}
         if self.probed:
             numbers["word_probe_auc"] = self._probe(model.encoder, device)
@@ -150,7 +152,9 @@ class Distil:
     def _probe(self, encoder, device):
         means = []
         for start in range(0, len(self.probed), self.settings.per_device_eval_batch_size):
-            rows = self.probed.select(range(start, min(len(self.probed), start + self.settings.per_device_eval_batch_size)))
+            rows = self.probed.select(
+                range(start, min(len(self.probed), start + self.settings.per_device_eval_batch_size))
+            )
             pixels = self.processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
             means.append(encoder.features(pixels.to(device)).mean(1).cpu())
         return word_probe(torch.cat(means), self.probed["captions"])
