@@ -249,7 +249,8 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             pixel_values: photos, (batch, 3, size, size), float, normalised as the processor does.
             decoder_input_ids: the words that are read, (batch, words), int64; from `labels` if absent.
-            labels: the words that should be said, (batch, words), int64; -100 is not counted.
+            labels: the words that should be said, (batch, words), int64; -100 is not counted. Where there are more
+                captions than photos, each photo has the same number of them, one after the other.
             encoder_outputs: projected regions in place of photos, as the encoder gives them.
             region_features: the encoder network's features in place of photos, (batch, regions, channels): what
                 training keeps of a frozen encoder.
@@ -269,7 +270,13 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 raise ValueError("Give the captioner decoder_input_ids or labels; to caption a photo, use generate.")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         cache = RnnCache() if past_key_values is None else past_key_values
-        logits, weights = self.decoder(decoder_input_ids, encoder_outputs[0], cache)
+        captions_per_photo, odd = divmod(len(decoder_input_ids), len(encoder_outputs[0]))
+        if odd:
+            raise ValueError(f"{len(decoder_input_ids)} captions for {len(encoder_outputs[0])} photos: not a multiple.")
+        regions = encoder_outputs[0]
+        if captions_per_photo > 1:
+            regions = regions.repeat_interleave(captions_per_photo, dim=0)
+        logits, weights = self.decoder(decoder_input_ids, regions, cache)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output = Seq2SeqLMOutput(
             loss=None if labels is None else self._loss(logits, labels),

@@ -96,7 +96,7 @@ def run(stages):
         for option in TRAINING_OPTIONS:
             setattr(captioner.config, option, getattr(settings, option))
         history.begin(name)
-        train(accelerator, STAGES[settings.stage](captioner, processor, settings), settings, folder, history)
+        train(accelerator, STAGES[settings.stage](captioner, processor, settings, accelerator.device), settings, folder, history)
         accelerator.wait_for_everyone()
 
 

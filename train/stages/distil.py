@@ -66,9 +66,9 @@ class Distiller(nn.Module):
 
 
 class Distil:
-    def __init__(self, captioner, processor, settings):
+    def __init__(self, captioner, processor, settings, device):
         self.captioner, self.processor, self.settings = captioner, processor, settings
-        self.teacher = load_teacher(settings.teacher_name, settings.teacher_weights)
+        self.teacher = load_teacher(settings.teacher_name, settings.teacher_weights).to(device)
         self.teacher_data = timm.data.resolve_model_data_config(self.teacher)
         self.size = settings.distil_image_size or settings.image_size
         trainable_from(captioner.encoder, settings.encoder_trainable_from)
@@ -110,7 +110,6 @@ class Distil:
         Args:
             photos: (batch, 3, size, size), float in [0, 1].
         """
-        self.teacher.to(photos.device)
         with torch.no_grad():
             maps = self.teacher.forward_features(pixels_for(photos, self.teacher_data))
             classes = self.teacher.forward_head(maps)

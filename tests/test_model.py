@@ -1,0 +1,228 @@
+"""The model's invariants, for every RNN and attention."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import TextStreamer
+from transformers.modeling_outputs import BaseModelOutput
+
+from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration
+
+RNNS, ATTENTIONS = ("gru", "lstm"), ("dot", "additive", "multi_head")
+every_kind = pytest.mark.parametrize(("rnn_type", "attention_type"), list(itertools.product(RNNS, ATTENTIONS)))
+
+
+@pytest.fixture
+def photos():
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture
+def ids(tiny_captioner):
+    return torch.randint(4, 14, (3, 7), generator=torch.Generator().manual_seed(2))
+
+
+@every_kind
+@torch.no_grad()
+def test_attention_is_a_distribution_over_regions(tiny_captioner, photos, ids, rnn_type, attention_type):
+    model, _ = tiny_captioner(rnn_type=rnn_type, attention_type=attention_type)
+    (weights,) = model(photos, decoder_input_ids=ids, output_attentions=True).cross_attentions
+    heads = 4 if attention_type == "multi_head" else 1
+    regions = model.encoder.features(photos).shape[1]
+    assert weights.shape == (3, heads, 7, regions)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, heads, 7))
+    assert (weights[:, :, 1:] - weights[:, :, :-1]).abs().max() > 1e-6, "the map must depend on the word"
+
+
+@every_kind
+@torch.no_grad()
+def test_cached_steps_equal_one_pass(tiny_captioner, photos, ids, rnn_type, attention_type):
+    """Decoding word by word must give the logits of the teacher-forced pass."""
+    model, _ = tiny_captioner(rnn_type=rnn_type, attention_type=attention_type, num_layers=2)
+    regions = model.get_encoder()(photos)
+    whole = model(encoder_outputs=regions, decoder_input_ids=ids).logits
+    past, steps = None, []
+    for word in ids.T:
+        output = model(encoder_outputs=regions, decoder_input_ids=word[:, None], past_key_values=past)
+        past = output.past_key_values
+        steps.append(output.logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-5)
+    assert past.get_seq_length() == 7
+
+
+@every_kind
+@torch.no_grad()
+def test_wide_beam_search_finds_the_best_caption(tiny_captioner, photos, rnn_type, attention_type):
+    """With a beam for every sequence, beam search is exhaustive search."""
+    words, length = 6, 3  # ids 0..5, of which 3 is <end>
+    model, _ = tiny_captioner(rnn_type=rnn_type, attention_type=attention_type, vocab_size=words)
+    regions = BaseModelOutput(model.get_encoder()(photos[:1])[0])
+    best, best_score = None, -math.inf
+    for caption in itertools.product(range(words), repeat=length):
+        if 3 in caption[:-1]:
+            end = caption.index(3)
+            if set(caption[end + 1 :]) != {0}:
+                continue  # after <end> comes padding alone
+            caption = caption[: end + 1]
+        ids = torch.tensor([[2, *caption]])
+        logits = model(encoder_outputs=regions, decoder_input_ids=ids[:, :-1]).logits.log_softmax(-1)
+        score = logits.gather(2, ids[:, 1:, None]).sum().item()
+        if score > best_score:
+            best, best_score = list(caption), score
+    output = model.generate(
+        encoder_outputs=regions,
+        num_beams=words**length // 2,
+        max_new_tokens=length,
+        length_penalty=0.0,
+        early_stopping=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+        decoder_start_token_id=2,
+    )
+    assert [word for word in output.sequences[0, 1:].tolist() if word] == [word for word in best if word]
+    assert output.sequences_scores.item() == pytest.approx(best_score, abs=1e-4)
+
+
+def settings_of(model):
+    config = model.config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return {name: getattr(config, name) for name in names}
+
+
+@every_kind
+@torch.no_grad()
+def test_beams_of_a_batch_equal_beams_alone(tiny_captioner, photos, rnn_type, attention_type):
+    model, _ = tiny_captioner(rnn_type=rnn_type, attention_type=attention_type)
+    options = {"num_beams": 4, "max_new_tokens": 6, "min_new_tokens": 6} | settings_of(model)
+    together = model.generate(photos, **options)
+    alone = torch.cat([model.generate(photo[None], **options) for photo in photos])
+    assert together.tolist() == alone.tolist()
+
+
+@torch.no_grad()
+def test_beams_are_at_least_as_likely_as_greedy(tiny_captioner, photos):
+    model, _ = tiny_captioner(hidden_size=64)
+    regions = model.get_encoder()(photos)
+    # No <end>, so that captions are of one length and their log-probabilities can be compared.
+    options = {"max_new_tokens": 6} | settings_of(model) | {"eos_token_id": None}
+
+    def log_probability(ids):
+        logits = model(encoder_outputs=regions, decoder_input_ids=ids[:, :-1]).logits
+        return logits.log_softmax(-1).gather(2, ids[:, 1:, None]).sum((1, 2))
+
+    greedy = log_probability(model.generate(photos, num_beams=1, **options))
+    beams = log_probability(model.generate(photos, num_beams=14, **options))
+    assert (beams >= greedy - 1e-5).all()
+
+
+@torch.no_grad()
+def test_generate_samples_streams_and_returns_attention(tiny_captioner, photos, capsys):
+    model, processor = tiny_captioner()
+    options = {"max_new_tokens": 5, "min_new_tokens": 5} | settings_of(model)
+    sampled = model.generate(photos, do_sample=True, num_return_sequences=4, **options)
+    assert sampled.shape == (12, 6)
+    assert len({tuple(ids) for ids in sampled[:4].tolist()}) > 1
+    repeated = model.generate(photos[:1], repetition_penalty=50.0, **options)[0, 1:].tolist()
+    assert len(set(repeated)) == len(repeated)
+    output = model.generate(photos, output_attentions=True, return_dict_in_generate=True, **options)
+    assert len(output.cross_attentions) == 5
+    assert output.cross_attentions[0][0].shape[:3] == (3, 4, 1)
+    model.generate(photos[:1], streamer=TextStreamer(processor.tokenizer, skip_special_tokens=True), **options)
+    assert len(capsys.readouterr().out.split()) >= 1
+
+
+@pytest.mark.parametrize(
+    "encoder_name", ["test_vit", "test_convnext", "test_efficientnet", "swin_tiny_patch4_window7_224"]
+)
+@torch.no_grad()
+def test_any_spatial_encoder(tiny_captioner, encoder_name):
+    """Channels first, channels last and tokens all become regions in the order of the rows."""
+    size = 224 if encoder_name.startswith("swin") else 160
+    model, _ = tiny_captioner(encoder_name=encoder_name, image_size=size)
+    features = model.encoder.features(torch.rand(2, 3, size, size))
+    side = math.isqrt(features.shape[1])
+    assert features.shape == (2, side * side, model.encoder.backbone.num_features)
+
+
+@torch.no_grad()
+def test_inception_sees_eight_by_eight_regions(tiny_captioner):
+    model, _ = tiny_captioner(encoder_name="inception_v3", image_size=299)
+    assert model.encoder.features(torch.rand(1, 3, 299, 299)).shape == (1, 64, 2048)
+
+
+def test_a_frozen_encoder_does_not_change(tiny_captioner, photos, ids):
+    """Neither its weights nor its batch norms' statistics; an encoder that is not frozen changes in both."""
+    for frozen in (True, False):
+        model, _ = tiny_captioner(encoder_frozen=frozen)
+        model.train()
+        before = {name: tensor.clone() for name, tensor in model.encoder.backbone.state_dict().items()}
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(2):
+            model(photos, labels=ids).loss.backward()
+            optimizer.step()
+        after = model.encoder.backbone.state_dict()
+        changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+        assert not changed if frozen else {"conv1.0.weight", "bn1.running_mean"} & changed or len(changed) > 10
+
+
+def test_label_smoothing_is_cross_entropy_with_smoothed_targets(tiny_captioner, photos, ids):
+    model, _ = tiny_captioner(label_smoothing=0.2, dropout=0.0, word_dropout=0.0)
+    model.train()
+    output = model(photos, labels=ids)
+    log_probabilities = output.logits.log_softmax(-1)
+    said = log_probabilities.gather(2, ids[..., None]).squeeze(-1)
+    expected = -(0.8 * said + 0.2 * log_probabilities.mean(-1)).mean()
+    torch.testing.assert_close(output.loss, expected)
+    model.eval()
+    torch.testing.assert_close(model(photos, labels=ids).loss, -said.mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_captions_of_one_photo_share_its_regions(tiny_captioner, photos, ids):
+    model, _ = tiny_captioner()
+    labels = ids.repeat_interleave(2, 0).roll(1, 1)
+    together = model(photos, labels=labels).logits
+    apart = model(photos.repeat_interleave(2, 0), labels=labels).logits
+    torch.testing.assert_close(together, apart)
+    with pytest.raises(ValueError, match="not a multiple"):
+        model(photos, labels=labels[:4])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"attention_type": "dott"}, "attention_type"),
+        ({"rnn_type": "rnn"}, "rnn_type"),
+        ({"hidden_size": 30}, "num_attention_heads=4 must divide hidden_size=30"),
+        ({"dropout": 1.5}, "dropout=1.5"),
+        ({"vocab_size": 0}, "vocab_size=0"),
+        ({"encoder_name": "hf-hub:someone/something"}, "encoder_name"),
+        ({"encoder_name": "/etc/passwd"}, "encoder_name"),
+        ({"attention_tipe": "dot"}, "did you mean 'attention_type'"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options, named):
+    with pytest.raises((ValueError, StrictDataclassError), match=named):
+        CaptionerConfig(**options)
+
+
+def test_an_unknown_encoder_is_refused_by_name():
+    with pytest.raises(ValueError, match="'inception_v33' is not an architecture of timm"):
+        CaptionerForConditionalGeneration(CaptionerConfig(encoder_name="inception_v33"))
+
+
+def test_processor_begins_a_caption(tiny_captioner, drawn_photos):
+    _, processor = tiny_captioner()
+    photo = drawn_photos[0][0]
+    inputs = processor(images=[photo, photo], text=["a red", "a blue"], return_tensors="pt")
+    assert inputs.pixel_values.shape == (2, 3, 64, 64)
+    assert processor.batch_decode(inputs.decoder_input_ids) == ["<start> a red", "<start> a blue"]
+    assert processor(images=photo, text="", return_tensors="pt").decoder_input_ids.tolist() == [[2]]
+    with pytest.raises(ValueError, match="same number of words"):
+        processor(images=[photo, photo], text=["a", "a blue"], padding=True, return_tensors="pt")

@@ -1,0 +1,64 @@
+"""The stage `self_critical`: the captioner is rewarded for whole captions by CIDEr-D, the metric it is judged by.
+
+"Self-critical Sequence Training" (Rennie et al. 2017) compares each sampled caption with the greedy one; "A Better
+Variant of Self-Critical Sequence Training" (Luo 2020) with the mean of the photo's other samples.
+"""
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..metrics import CiderReward
+from .captions import Captions, model_inputs
+
+BASELINES = ("mean", "greedy")
+
+
+class SelfCritical(Captions):
+    def __init__(self, captioner, processor, settings, device):
+        if settings.baseline not in BASELINES:
+            raise ValueError(f"baseline={settings.baseline!r} is unknown; choose one of {', '.join(BASELINES)}.")
+        super().__init__(captioner, processor, settings, device)
+        self.people = self.splits["train"]["captions"][:]
+        self.reward = CiderReward(self.people)
+
+    def loss(self, model, batch):
+        """The sampled captions' negative log-probability a word, weighted by their reward above the baseline."""
+        model.eval()  # what is judged is what is said: no dropout
+        photos, _ = batch["photo"], batch.pop("labels")
+        captioner = extract_model_from_parallel(model)
+        ids = self._say(captioner, batch, do_sample=True, num_return_sequences=self.settings.sampled_captions)
+        rewards = self._rewards(ids, photos)  # (photos, samples)
+        if self.settings.baseline == "greedy":
+            baseline = self._rewards(self._say(captioner, batch, do_sample=False), photos)
+        else:
+            samples = rewards.shape[1]
+            baseline = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
+        labels = ids[:, 1:].masked_fill(ids[:, 1:] == captioner.config.pad_token_id, -100)
+        logits = model(**model_inputs(batch), labels=labels).logits
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (captions, words)
+        said = labels != -100
+        return ((rewards - baseline).flatten()[:, None] * losses * said).sum() / said.sum()
+
+    @torch.no_grad()
+    def _say(self, captioner, batch, **generation):
+        """Captions of the batch's photos, (captions, words), by plain sampling or greedy choice."""
+        if "region_features" in batch:
+            regions = BaseModelOutput(captioner.encoder.project(batch["region_features"]))
+        else:
+            regions = captioner.encoder(batch["pixel_values"])
+        return captioner.generate(
+            encoder_outputs=regions,
+            num_beams=1,
+            no_repeat_ngram_size=0,
+            top_k=0,
+            max_new_tokens=self.settings.max_new_tokens,
+            **generation,
+        )
+
+    def _rewards(self, ids, photos):
+        """CIDEr-D of each caption against those of people, (photos, captions a photo)."""
+        captions = self.processor.batch_decode(ids, skip_special_tokens=True)
+        each = len(captions) // len(photos)
+        references = [self.people[photo] for photo in photos.tolist() for _ in range(each)]
+        return torch.tensor(self.reward(captions, references), device=ids.device).float().view(-1, each)
