@@ -297,6 +297,16 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ids[:, 0] = self.config.decoder_start_token_id
         return ids
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """As inherited, but `config.json` names every Auto class: transformers writes only the last one registered."""
+        captioner = "modeling_captioner.CaptionerForConditionalGeneration"
+        self.config.auto_map = {
+            "AutoModel": captioner,
+            "AutoModelForImageTextToText": captioner,
+            "AutoProcessor": "processing_captioner.CaptionerProcessor",
+        }
+        super().save_pretrained(save_directory, **kwargs)
+
     def get_encoder(self, modality=None):
         return self.encoder
 
@@ -318,5 +328,4 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             nn.init.zeros_(module.output_bias)
 
 
-CaptionerForConditionalGeneration.register_for_auto_class("AutoModel")
 CaptionerForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
