@@ -1,5 +1,6 @@
 """Fixtures that several test files share: a tiny captioner, drawn photos, the shipped model."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -51,3 +52,17 @@ def tiny_captioner(drawn_photos):
         return model, CaptionerProcessor(images, tokenizer)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def drawn_set(tmp_path_factory, drawn_photos):
+    """An imagefolder of the drawn photos: the same eight to train on and to validate with."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for split in ("train", "validation"):
+        (folder / split).mkdir()
+        rows = []
+        for number, (photo, caption) in enumerate(drawn_photos):
+            photo.save(folder / split / f"{number}.png")
+            rows.append({"file_name": f"{number}.png", "captions": [caption]})
+        (folder / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

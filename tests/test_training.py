@@ -1,0 +1,180 @@
+"""The trainer, run as people run it, on drawn photos."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TINY_ENCODER
+from PIL import Image
+from safetensors.torch import load_file
+
+from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
+from train import checkpoints
+from train.cli import main, resolve, run
+
+SMALL = {
+    "encoder_name": TINY_ENCODER["encoder_name"],
+    "image_size": TINY_ENCODER["image_size"],
+    "hidden_size": 64,
+    "embedding_size": 32,
+    "min_word_count": 1,
+    "captions_per_photo": 1,
+    "num_beams": 1,
+    "max_new_tokens": 8,
+    "per_device_train_batch_size": 4,
+    "logging_steps": 1,
+}
+
+
+def arguments(**options):
+    """Options of `SMALL`, changed by `options`, as a command line."""
+    given = []
+    for name, value in (SMALL | options).items():
+        given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return given
+
+
+def launch(*options, processes=1):
+    """`accelerate launch train/` from another directory, as a process that can be killed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, str(ROOT / "train"), *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def caption_folder(folder, photos):
+    model = CaptionerForConditionalGeneration.from_pretrained(folder)
+    processor = CaptionerProcessor.from_pretrained(folder)
+    ids = model.generate(**processor(images=photos, return_tensors="pt"), max_new_tokens=10, num_beams=1)
+    return processor.batch_decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("block", [None, "all"])
+def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path, block):
+    """Frozen or not, the loss goes to nearly nothing and the captions come back word for word."""
+    options = {"encoder_trainable_from": block, "encoder_learning_rate": 1e-3} if block else {}
+    options |= {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "num_train_epochs": 60, "eval_steps": 60}
+    run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, learning_rate=0.01, **options)))
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert rows[-1]["validation_loss"] < 0.05
+    assert rows[-1]["CIDEr-D"] > 5
+    assert caption_folder(tmp_path, [photo for photo, _ in drawn_photos]) == [caption for _, caption in drawn_photos]
+    assert Image.open(tmp_path / "curves.png").size[0] > 100
+
+
+def test_a_killed_run_resumes_to_the_same_weights(drawn_set, tmp_path):
+    """Killed in the middle of an epoch and resumed, training ends with the weights of an uninterrupted run."""
+    options = {"data_dir": drawn_set, "num_train_epochs": 20, "save_steps": 3, "eval_steps": 20, "ema_decay": 0.9}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(resolve(arguments(output_dir=whole, **options)))
+    process = launch(*arguments(output_dir=cut, **options))
+    place = cut / "checkpoints" / "1-captions"
+    deadline = time.monotonic() + 120
+    while checkpoints.latest(place) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    subprocess.run(["pkill", "-KILL", "-f", str(cut)], check=False)  # the launcher's child
+    process.wait()
+    step = int(checkpoints.latest(place).name.split("-")[1])
+    assert 0 < step < 40
+    run(resolve([*arguments(output_dir=cut, **options), "--resume_from_checkpoint"]))
+    for name in ("model", "average", "optimizer"):
+        expected, resumed = (
+            load_file(checkpoints.latest(folder / "checkpoints" / "1-captions") / f"{name}.safetensors")
+            for folder in (whole, cut)
+        )
+        assert expected.keys() == resumed.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(tensor, resumed[key]), f"{name} {key} differs"
+    rows = [(folder / "history.jsonl").read_text() for folder in (whole, cut)]
+    assert rows[0] == rows[1]
+
+
+def test_language_captions_self_critical_in_one_recipe(drawn_set, tmp_path):
+    """A recipe's stages follow each other, each beginning with the best of the one before."""
+    recipe = tmp_path / "recipe.yaml"
+    stages = [
+        {"stage": "language", "num_train_epochs": 10, "learning_rate": 0.01},
+        {"stage": "captions", "num_train_epochs": 12, "learning_rate": 0.01},
+        {"stage": "self_critical", "num_train_epochs": 2, "learning_rate": 1e-4},
+    ]
+    recipe.write_text(yaml.safe_dump({"stages": stages}))
+    run(resolve(arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run", eval_steps=4)))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    score = {}
+    for row in rows:
+        if "score" in row:
+            score.setdefault(row["stage"], []).append(row["score"])
+    assert list(score) == ["1-language", "2-captions", "3-self_critical"]
+    assert score["1-language"][-1] > score["1-language"][0]
+    assert max(score["3-self_critical"]) >= score["2-captions"][0]
+    assert [stage["stage"] for stage in yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())] == [
+        "language",
+        "captions",
+        "self_critical",
+    ]
+
+
+def test_self_critical_raises_the_reward(drawn_set, tmp_path):
+    """From a captioner that is right now and then, sampling and rewarding makes it right more often."""
+    base = tmp_path / "base"
+    run(resolve(arguments(data_dir=drawn_set, output_dir=base, num_train_epochs=8, learning_rate=0.01)))
+    options = {"model": base, "stage": "self_critical", "learning_rate": 0.002, "lr_scheduler_type": "constant"}
+    run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "rl", num_train_epochs=15, **options)))
+    before, after = (
+        max(json.loads(line).get("CIDEr-D", 0) for line in (folder / "history.jsonl").read_text().splitlines())
+        for folder in (base, tmp_path / "rl")
+    )
+    assert after > before
+
+
+def test_two_processes_train(drawn_set, tmp_path):
+    process = launch(*arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2), processes=2)
+    output = process.communicate(timeout=180)[0].decode()
+    assert process.returncode == 0, output
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2], "eight photos, two processes of four: a step an epoch"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"recipe": "shiped"}, "recipe='shiped' does not exist; there are"),
+        ({"data_dir": "/nowhere"}, "data_dir=/nowhere is not a folder"),
+        ({"optim": "adamx"}, "optim='adamx' is unknown; choose one of sgd"),
+        ({"encoder_trainable_from": "Mixed_9"}, "encoder_trainable_from='Mixed_9' is no block"),
+        ({"encoder_name": "inception_v33"}, "not an architecture of timm"),
+        ({"attention_type": "dott"}, "attention_type"),
+        ({"min_word_count": 99}, "No word is seen 99 times"),
+    ],
+)
+def test_mistakes_are_one_sentence(drawn_set, tmp_path, capsys, options, named):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments(**({"data_dir": drawn_set, "output_dir": tmp_path} | options)))
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit_.value.code == 1
+    assert error.startswith("error: ")
+    assert named in error
+
+
+def test_a_recipe_with_an_unknown_key_names_the_nearest(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("learning_rat: 0.1\n")
+    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+        resolve(["--recipe", str(recipe)])
+
+
+def test_the_command_line_overrides_the_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("seed: 7\nstages:\n- {stage: language, learning_rate: 0.5}\n- {stage: captions}\n")
+    first, second = resolve(["--recipe", str(recipe), "--learning_rate", "0.25"])
+    assert (first.stage, first.seed, first.learning_rate) == ("language", 7, 0.25)
+    assert (second.stage, second.seed, second.learning_rate) == ("captions", 7, 0.25)
+
