@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # What people's pictures come in. Pillow's other formats are left out because they start programs (EPS), describe
-# drawings (WMF), or are not pictures that people take.
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# drawings (WMF), or are not pictures that people take. MPO, a camera's JPEG of several, is opened as JPEG.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000  # decoded to 8-bit RGB this is 150 MB; converting takes three to four times as much
 
 

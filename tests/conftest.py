@@ -27,8 +27,11 @@ def drawn_photo(colour, shape, size=64):
     """A coloured shape on grey, with the caption that a person would give it."""
     photo = Image.new("RGB", (size, size), "lightgrey")
     draw = ImageDraw.Draw(photo)
-    box = [size // 4, size // 4, 3 * size // 4, 3 * size // 4]
-    (draw.ellipse if shape == "circle" else draw.rectangle)(box, fill=colour)
+    # A network with random weights must be able to tell them apart: a small circle and a large square.
+    if shape == "circle":
+        draw.ellipse([size // 3, size // 3, 2 * size // 3, 2 * size // 3], fill=colour)
+    else:
+        draw.rectangle([size // 8, size // 8, 7 * size // 8, 7 * size // 8], fill=colour)
     return photo, f"a {colour} {shape} on a grey ground"
 
 
@@ -38,7 +41,7 @@ def drawn_photos():
     return [drawn_photo(colour, shape) for colour in COLOURS for shape in SHAPES]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_captioner(drawn_photos):
     """Builds (model, processor) with random weights, in evaluation mode; options are `CaptionerConfig`'s."""
 
@@ -52,6 +55,27 @@ def tiny_captioner(drawn_photos):
         return model, CaptionerProcessor(images, tokenizer)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def learnt_captioner(tiny_captioner, drawn_photos, tmp_path_factory):
+    """The folder of a tiny captioner that knows the captions of the drawn photos by heart."""
+    model, processor = tiny_captioner(dropout=0.0, word_dropout=0.0)
+    photos, captions = zip(*drawn_photos, strict=True)
+    pixel_values = processor(images=list(photos), return_tensors="pt").pixel_values
+    labels = torch.tensor(
+        [[*ids[1:], model.config.eos_token_id] for ids in processor.tokenizer(list(captions))["input_ids"]]
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(100):
+        model(pixel_values, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.generation_config.update(max_new_tokens=12, suppress_tokens=[0, 1, 2])
+    folder = tmp_path_factory.mktemp("learnt")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessor
 
@@ -83,6 +84,7 @@ def run(stages):
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=first.seed),
         step_scheduler_with_optimizer=False,
     )
+    set_seed(first.seed)  # of a new model's weights
     history = History(accelerator, folder, first.resume_from_checkpoint)
     if accelerator.is_main_process:
         (folder / "settings.yaml").write_text(yaml.safe_dump([dataclasses.asdict(stage) for stage in stages]))
@@ -91,16 +93,20 @@ def run(stages):
     for number, (name, settings) in enumerate(zip(names, stages, strict=True)):
         if first.resume_from_checkpoint and any(begun[number + 1 :]):
             continue  # a later stage has begun, so this one is done
-        source = folder if number or (first.resume_from_checkpoint and begun[number]) else settings.model
-        captioner, processor = load_captioner(source, settings) if source else new_captioner(settings)
+        resuming = first.resume_from_checkpoint and begun[number]
+        source = folder if number or resuming else settings.model
+        captioner, processor = load_captioner(source) if source else new_captioner(settings)
+        if source != folder and accelerator.is_main_process:
+            checkpoints.save_captioner(captioner, processor, folder)  # a run killed before its first validation resumes
         for option in TRAINING_OPTIONS:
             setattr(captioner.config, option, getattr(settings, option))
         history.begin(name)
-        train(accelerator, STAGES[settings.stage](captioner, processor, settings, accelerator.device), settings, folder, history)
+        stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
+        train(accelerator, stage, settings, folder, history)
         accelerator.wait_for_everyone()
 
 
-def load_captioner(source, settings):
+def load_captioner(source):
     captioner = CaptionerForConditionalGeneration.from_pretrained(source)
     return captioner, CaptionerProcessor.from_pretrained(source)
 
