@@ -1,0 +1,77 @@
+"""The metrics, against known values and against COCO's own evaluation."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+from train.metrics import CiderReward, caption_metrics, words_of
+
+PEOPLE = [
+    ["A man rides a brown horse .", "someone on a horse in a field", "The man's horse runs"],
+    ["Two dogs play in the snow", "a black dog and a white dog run in snow"],
+    ["A girl in a red dress stands on a beach", "the girl isn't swimming", "a child at the sea"],
+    ["People wait for a bus", "a bus stop with four people"],
+]
+MODEL = ["a man rides a horse", "two dogs run in the snow", "a girl stands on a beach", "a bus"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A man's dog .", "a man 's dog"),
+        ("They don’t look; it's a T-shirt!", "they do n't look it 's a t-shirt"),
+        ('"Stop" , he said (twice) ...', "stop he said twice"),
+        ("1,000 balloons,red and blue", "1,000 balloons red and blue"),
+        ("rock & roll #1", "rock & roll # 1"),
+        ("", ""),
+    ],
+)
+def test_words_are_those_of_the_treebank(caption, words):
+    assert words_of(caption) == words
+
+
+@pytest.mark.skipif(not shutil.which("java"), reason="PTBTokenizer needs Java")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the captions lie in ../shared")
+def test_words_equal_those_of_coco_evaluation():
+    captions = (SHARED / "data" / "captions.txt").read_text().splitlines()[::20]
+    theirs = PTBTokenizer().tokenize({number: [{"caption": text}] for number, text in enumerate(captions)})
+    equal = [theirs[number][0] == words_of(text) for number, text in enumerate(captions)]
+    assert len(equal) > 2000
+    assert np.mean(equal) > 0.998
+
+
+def test_bleu_by_hand():
+    """Papineni et al. 2002: clipped precisions, and the brevity penalty exp(1 - r / c) with the closest length."""
+    scores = caption_metrics([["the cat sat on the mat"]], ["the cat the cat on"])
+    assert scores["BLEU-1"] == pytest.approx(4 / 5 * math.exp(1 - 6 / 5), rel=1e-6)
+    assert scores["BLEU-2"] == pytest.approx(math.sqrt(4 / 5 * 1 / 4) * math.exp(1 - 6 / 5), rel=1e-6)
+
+
+def test_a_perfect_caption_has_perfect_scores():
+    scores = caption_metrics(PEOPLE, [texts[0] for texts in PEOPLE])
+    assert scores["BLEU-4"] == pytest.approx(1)
+    assert scores["ROUGE-L"] == pytest.approx(1)
+    alone = caption_metrics([texts[:1] for texts in PEOPLE], [texts[0] for texts in PEOPLE])
+    assert alone["CIDEr-D"] == pytest.approx(10)
+
+
+def test_the_reward_is_cider_d_with_the_end_as_a_word():
+    ended = {photo: [f"{words_of(text)} <end>" for text in texts] for photo, texts in enumerate(PEOPLE)}
+    _, expected = Cider().compute_score(ended, {photo: [f"{text} <end>"] for photo, text in enumerate(MODEL)})
+    np.testing.assert_allclose(CiderReward(PEOPLE)(MODEL, PEOPLE), expected, rtol=1e-9)
+
+
+def test_the_reward_does_not_favour_captions_that_break_off():
+    reward = CiderReward(PEOPLE)
+    whole, broken = reward(["a girl stands on a beach", "a girl stands on a"], [PEOPLE[2], PEOPLE[2]])
+    assert whole > broken
+
+
+def test_an_empty_caption_is_worth_nothing():
+    assert CiderReward(PEOPLE)([""], [PEOPLE[0]])[0] < 0.1
+    assert caption_metrics(PEOPLE, ["", *MODEL[1:]])["CIDEr-D"] < caption_metrics(PEOPLE, MODEL)["CIDEr-D"]
