@@ -1,86 +1,138 @@
 """Any captioned set as one shape: `captioned_dataset` gives {split: Dataset} with `image` and `captions`."""
 
 import io
-import json
+import logging
+import urllib.request
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
+from datasets import DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
+from huggingface_hub.constants import HF_HOME
 
 from modeling_captioner import PhotoError, open_photo
 
+from .layouts import load_folder
+
 FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
+CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
+KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
+logger = logging.getLogger(__name__)
 
 
 def captioned_dataset(settings):
     """Load the captioned photos that `settings` name.
 
-    Returns {"train": Dataset, "validation": Dataset} with the columns `image` ({"path", "bytes"}, not yet decoded) and
-    `captions` (list of strings, as people wrote them). Raises `ValueError` for a set without photos or captions.
+    Returns {"train": Dataset, "validation": Dataset} with the columns `image` ({"path", "bytes"}, not yet decoded, but
+    tried) and `captions` (list of strings, as people wrote them). Raises `ValueError` for a set without photos or
+    captions, or with more broken photos than `settings.max_broken_fraction`.
     """
     if settings.dataset_name:
         splits = load_dataset(settings.dataset_name, settings.dataset_config_name)
     elif settings.data_dir:
-        splits = _from_disk(Path(settings.data_dir))
+        splits = load_folder(settings.data_dir)
     else:
         raise ValueError("Say what to train on: --dataset_name NAME on the Hub or --data_dir FOLDER on disk.")
-    splits = DatasetDict({name: _two_columns(split, settings) for name, split in splits.items()})
-    return _with_validation(splits, settings)
+    splits = _karpathy(splits)
+    splits = _with_validation({name: _two_columns(split, settings) for name, split in splits.items()}, settings)
+    return {name: _without_broken(split, name, settings) for name, split in splits.items()}
 
 
-def _from_disk(folder):
-    if not folder.is_dir():
-        raise ValueError(f"data_dir={folder} is not a folder.")
-    coco = sorted(folder.glob("annotations/captions_*.json"))
-    return _coco(folder, coco) if coco else load_dataset(str(folder))
-
-
-def _coco(folder, files):
-    """COCO's own layout: annotations/captions_train2017.json beside train2017/ (2014 likewise)."""
-    splits = DatasetDict()
-    for file in files:
-        year_split = file.stem.removeprefix("captions_")  # train2017
-        annotations = json.loads(file.read_text())
-        captions = {}
-        for annotation in annotations["annotations"]:
-            captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-        rows = [
-            {"image": str(folder / year_split / image["file_name"]), "captions": captions.get(image["id"], [])}
-            for image in annotations["images"]
-        ]
-        name = "train" if year_split.startswith("train") else "validation"
-        splits[name] = Dataset.from_list(rows)
-    return splits
+def _karpathy(splits):
+    """The splits that a column `split` names (Karpathy & Fei-Fei 2015); "restval" counts as training."""
+    whole = concatenate_datasets(list(splits.values())) if len({str(s.features) for s in splits.values()}) == 1 else None
+    if whole is None or "split" not in whole.column_names or not set(whole["split"]) <= KARPATHY.keys():
+        return splits
+    names = whole["split"][:]
+    return DatasetDict(
+        {
+            wanted: whole.select([row for row, name in enumerate(names) if KARPATHY[name] == wanted])
+            for wanted in dict.fromkeys(KARPATHY[name] for name in names)
+        }
+    )
 
 
 def _two_columns(split, settings):
-    image = settings.image_column or _first(split, ("image",), "photos", "--image_column")
-    caption = settings.caption_column or _first(split, ("captions", "caption", "text"), "captions", "--caption_column")
-    split = split.select_columns([image, caption]).rename_columns({image: "image", caption: "captions"})
-    if not isinstance(split.features["captions"], List):
-        split = split.map(lambda row: {"captions": [row["captions"]]})
-    return split.cast(FEATURES)
+    image = _column(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
+    caption = _column(split, settings.caption_column, CAPTION_COLUMNS, "captions", "--caption_column")
+    names = [name for name in split.column_names if name.startswith("caption_")] if caption == "caption_0" else [caption]
+    captions = [[text for name in names for text in texts_of(row[name])] for row in split.select_columns(names)]
+    photos = split.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
+    if image in ("url", "coco_url"):
+        photos = photos.map(lambda row: {"image": fetched(row["image"])}, desc="fetching photos")
+    # Not by map, which would copy the photos.
+    photos = photos.cast_column("image", FEATURES["image"]).add_column("captions", captions, feature=FEATURES["captions"])
+    return photos.select([row for row, texts in enumerate(captions) if texts])
 
 
-def _first(split, names, what, option):
-    found = [name for name in names if name in split.column_names]
+def _column(split, given, known, what, option):
+    found = [name for name in ([given] if given else known) if name in split.column_names]
     if not found:
         raise ValueError(
-            f"No column of {what} among {', '.join(split.column_names)}; known are {', '.join(names)}. Name it: {option}."
+            f"{given or f'No column of {what}'} is not among the columns {', '.join(split.column_names)};"
+            f" known for {what} are {', '.join(known)}. Name yours: {option}."
         )
     return found[0]
 
 
+def texts_of(value):
+    """The captions in a cell: a string, a list of strings, or of {"raw": string} as in Karpathy's files."""
+    if isinstance(value, dict):
+        value = value["raw"]
+    texts = [value] if isinstance(value, str) else value or []
+    texts = [text["raw"] if isinstance(text, dict) else text for text in texts]
+    return [text for text in texts if text and text.strip()]
+
+
+def fetched(url):
+    """The path of the photo at `url`, fetched once and kept in the Hugging Face cache; None where it is missing."""
+    file = Path(HF_HOME) / "captioner-photos" / url.partition("://")[2].replace("/", "_")
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        try:
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                part.write_bytes(answer.read())
+        except (OSError, ValueError):  # unreachable, refused, no such photo; or no URL at all
+            return None
+        part.replace(file)
+    return str(file)
+
+
 def _with_validation(splits, settings):
     """The set's own validation split, or a share of the photos, drawn by the seed."""
-    train = splits["train"].shuffle(seed=settings.seed)
-    validation = splits.get("validation", splits.get("test"))
-    if validation is None:
+    train = splits.get("train", next(iter(splits.values()))).shuffle(seed=settings.seed)
+    validation = splits.get("validation", splits.get("val", splits.get("test")))
+    if validation is None or len(splits) == 1:
         parts = train.train_test_split(test_size=settings.validation_fraction, seed=settings.seed)
         train, validation = parts["train"], parts["test"]
     return {
         "train": train.select(range(min(len(train), settings.max_train_samples or len(train)))),
         "validation": validation.select(range(min(len(validation), settings.max_eval_samples or len(validation)))),
     }
+
+
+def _without_broken(split, name, settings):
+    """The photos that can be opened; the others are named in the log. The result is cached by `datasets`."""
+    fine = split.map(
+        lambda row: {"reason": _reason(row)}, remove_columns=split.column_names, desc=f"trying the photos of {name}"
+    )["reason"]
+    reasons = [reason for reason in fine if reason]
+    for reason in reasons:
+        logger.warning("Skipped: %s", reason)
+    if len(reasons) > settings.max_broken_fraction * len(split):
+        raise ValueError(
+            f"{len(reasons)} of {len(split)} photos in the split {name!r} are broken, more than"
+            f" max_broken_fraction={settings.max_broken_fraction} allows; the first: {reasons[0]}"
+        )
+    return split.select([row for row, reason in enumerate(fine) if not reason]) if reasons else split
+
+
+def _reason(row):
+    try:
+        photo_of(row)
+    except PhotoError as error:
+        return str(error)
+    return ""
 
 
 def unlabelled_photos(settings):
@@ -94,11 +146,10 @@ def unlabelled_photos(settings):
 def photo_of(row):
     """The photo of a data set's row, by the one way that photos come in. Raises `PhotoError`."""
     image = row["image"]
+    if image is None:
+        raise PhotoError("A photo of the data set is missing; its row has captions alone.")
     if image["bytes"] is None:
         return open_photo(image["path"])
     file = io.BytesIO(image["bytes"])
     file.name = image["path"] or "A photo of the data set"
     return open_photo(file)
-
-
-__all__ = ["PhotoError", "captioned_dataset", "photo_of", "unlabelled_photos"]

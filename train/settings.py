@@ -36,6 +36,7 @@ class Settings:
     validation_fraction: float = option(0.2, "Share of the photos kept for validation where the set has no split.")
     max_train_samples: int | None = option(None, "Use only the first so many photos after shuffling.")
     max_eval_samples: int | None = option(None, "Validate on only the first so many photos.")
+    max_broken_fraction: float = option(0.05, "Stop if a larger share of the photos cannot be opened.")
     features_dir: str | None = option(None, "Folder for cached features. Default: output_dir/features.")
     dataloader_num_workers: int = option(0, "Processes that read photos.")
 

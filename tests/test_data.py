@@ -1,0 +1,206 @@
+"""Every shape of captioned set becomes `image` and `captions`."""
+
+import csv
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+
+import pytest
+from conftest import SHARED
+from datasets import Dataset, Features, Image, Value
+from datasets import config as datasets_config
+
+from modeling_captioner import PhotoError
+from train.data import captioned_dataset, photo_of
+from train.settings import Settings
+
+TEXTS = ["a small one", "the photo"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("train.data.HF_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def photo_bytes(drawn_photos):
+    file = io.BytesIO()
+    drawn_photos[0][0].save(file, "JPEG")
+    return file.getvalue()
+
+
+def parquet(folder, columns, rows=10, features=None):
+    """A parquet file whose rows all have these cells."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Dataset.from_list([columns] * rows, features=features).to_parquet(folder / "train.parquet")
+    return folder
+
+
+def loaded(folder, **options):
+    return captioned_dataset(Settings(data_dir=str(folder), **options))
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({"captions": TEXTS}, TEXTS),
+        ({"caption": "a small one"}, TEXTS[:1]),
+        ({"caption": TEXTS}, TEXTS),
+        ({"caption_0": TEXTS[0], "caption_1": TEXTS[1]}, TEXTS),
+        ({"sentences": TEXTS}, TEXTS),
+        ({"sentences": [{"raw": text, "tokens": text.split()} for text in TEXTS]}, TEXTS),
+        ({"sentences_raw": TEXTS}, TEXTS),
+        ({"question": "What is this?", "answer": TEXTS}, TEXTS),
+        ({"text": TEXTS[1]}, TEXTS[1:]),
+        ({"captions": [TEXTS[0], " ", ""]}, TEXTS[:1]),
+    ],
+)
+def test_columns_are_recognised(tmp_path, photo_bytes, cells, expected):
+    folder = parquet(tmp_path / "set", {"image": {"bytes": photo_bytes, "path": "1.jpg"}} | cells)
+    splits = loaded(folder)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 8, "validation": 2}
+    row = splits["validation"][0]
+    assert row.keys() == {"image", "captions"}
+    assert row["captions"] == expected
+    assert photo_of(row).size == (64, 64)
+
+
+def test_unknown_columns_are_listed_and_can_be_named(tmp_path, photo_bytes):
+    folder = parquet(tmp_path / "set", {"picture": {"bytes": photo_bytes, "path": None}, "words": "a dog"})
+    with pytest.raises(ValueError, match=r"among the columns picture, words; known for photos are image, .*--image_column"):
+        loaded(folder)
+    with pytest.raises(ValueError, match=r"known for captions are captions, .*--caption_column"):
+        loaded(folder, image_column="picture")
+    with pytest.raises(ValueError, match="pictures is not among the columns picture, words"):
+        loaded(folder, image_column="pictures")
+    assert loaded(folder, image_column="picture", caption_column="words")["train"][0]["captions"] == ["a dog"]
+
+
+def test_karpathys_splits(tmp_path, photo_bytes):
+    names = ["train", "restval", "val", "test", "train"]
+    rows = [
+        {"image": {"bytes": photo_bytes, "path": None}, "sentences": [f"{number}"], "split": name}
+        for number, name in enumerate(names)
+    ]
+    (tmp_path / "set").mkdir()
+    Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
+    splits = loaded(tmp_path / "set")
+    assert sorted(texts[0] for texts in splits["train"]["captions"]) == ["0", "1", "4"]
+    assert splits["validation"]["captions"][:] == [["2"]]
+
+
+def test_validation_is_drawn_by_the_seed(tmp_path, photo_bytes):
+    rows = [{"image": {"bytes": photo_bytes, "path": None}, "text": str(number)} for number in range(50)]
+    (tmp_path / "set").mkdir()
+    Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
+    one, same, other = (loaded(tmp_path / "set", seed=seed) for seed in (1, 1, 2))
+    assert len(one["train"]) == 40
+    assert one["validation"]["captions"][:] == same["validation"]["captions"][:] != other["validation"]["captions"][:]
+    assert not {str(texts) for texts in one["train"]["captions"]} & {str(texts) for texts in one["validation"]["captions"]}
+    assert len(loaded(tmp_path / "set", max_train_samples=5, max_eval_samples=3)["train"]) == 5
+
+
+def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
+    rows = [{"image": {"bytes": photo_bytes, "path": f"{n}.jpg"}, "text": "a dog"} for n in range(20)]
+    rows[3]["image"] = {"bytes": photo_bytes[:300], "path": "torn.jpg"}
+    rows[4]["image"] = {"bytes": b"<html>", "path": "page.jpg"}
+    (tmp_path / "set").mkdir()
+    features = Features({"image": Image(), "text": Value("string")})
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "set" / "all.parquet")
+    splits = loaded(tmp_path / "set", max_broken_fraction=0.5)
+    assert len(splits["train"]) + len(splits["validation"]) == 18
+    assert "torn.jpg is damaged" in caplog.text
+    assert "page.jpg is not a picture" in caplog.text
+    with pytest.raises(ValueError, match=r"photos in the split .* are broken, more than max_broken_fraction=0.01 allows"):
+        loaded(tmp_path / "set", max_broken_fraction=0.01)
+
+
+def test_photos_are_fetched_from_their_urls(tmp_path, photo_bytes):
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "1.jpg").write_bytes(photo_bytes)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    (tmp_path / "set").mkdir()
+    rows = [{"coco_url": f"{base}/{name}.jpg", "caption": "a dog"} for name in ("1", "1", "1", "missing")]
+    Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
+    try:
+        splits = loaded(tmp_path / "set", max_broken_fraction=1)
+    finally:
+        server.shutdown()
+    kept = [row for split in splits.values() for row in split]
+    assert len(kept) == 3
+    assert photo_of(kept[0]).size == (64, 64)
+
+
+def test_flickr_as_people_have_it(tmp_path, photo_bytes):
+    folder = tmp_path / "set"
+    (folder / "Images").mkdir(parents=True)
+    for number in range(10):
+        (folder / "Images" / f"{number}.jpg").write_bytes(photo_bytes)
+    with open(folder / "captions.txt", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("image", "caption"), *((f"{n}.jpg", f"a dog , number {n}") for n in range(11))])
+    splits = loaded(folder)
+    assert (len(splits["train"]), len(splits["validation"])) == (8, 2)
+    assert splits["train"][0]["captions"][0].startswith("a dog , number")
+
+    lines = [f"{n}.jpg#{k}\tcaption {k} of {n}" for n in range(10) for k in range(5)]
+    (folder / "Flickr8k.token.txt").write_text("\n".join(lines))
+    (folder / "Flickr_8k.trainImages.txt").write_text("\n".join(f"{n}.jpg" for n in range(6)))
+    (folder / "Flickr_8k.devImages.txt").write_text("6.jpg\n7.jpg")
+    (folder / "Flickr_8k.testImages.txt").write_text("8.jpg\n9.jpg")
+    splits = loaded(folder)
+    assert sorted(texts[0] for texts in splits["validation"]["captions"]) == ["caption 0 of 6", "caption 0 of 7"]
+    assert len(splits["train"][0]["captions"]) == 5
+
+
+def test_coco_as_it_comes(tmp_path, photo_bytes):
+    folder = tmp_path / "set"
+    (folder / "annotations").mkdir(parents=True)
+    for split, numbers in (("train2014", range(3)), ("val2014", range(3, 5))):
+        (folder / split).mkdir()
+        for number in numbers:
+            (folder / split / f"{number}.jpg").write_bytes(photo_bytes)
+        content = {
+            "images": [{"id": number, "file_name": f"{number}.jpg"} for number in numbers],
+            "annotations": [{"image_id": number, "caption": f"number {number}"} for number in numbers],
+        }
+        (folder / "annotations" / f"captions_{split}.json").write_text(json.dumps(content))
+    splits = loaded(folder)
+    assert sorted(texts[0] for texts in splits["validation"]["captions"]) == ["number 3", "number 4"]
+    assert photo_of(splits["train"][0]).size == (64, 64)
+
+
+def test_webdataset_shards(tmp_path, photo_bytes):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with tarfile.open(folder / "shard-0.tar", "w") as shard:
+        for number in range(5):
+            for name, content in (("jpg", photo_bytes), ("txt", f"number {number}".encode())):
+                member = tarfile.TarInfo(f"{number:04}.{name}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    splits = loaded(folder)
+    assert (len(splits["train"]), len(splits["validation"])) == (4, 1)
+    assert splits["train"][0]["captions"][0].startswith("number")
+
+
+def test_a_photo_without_a_file_has_a_reason():
+    with pytest.raises(PhotoError, match="missing"):
+        photo_of({"image": None})
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the photos lie in ../shared")
+def test_real_sets():
+    flickr = loaded(SHARED / "data" / "flickr8k", max_train_samples=20, max_eval_samples=20)
+    coco = loaded(SHARED / "data" / "coco-mini")
+    assert flickr["train"][0]["captions"][0]
+    assert photo_of(flickr["validation"][3]).size == (224, 224)
+    assert len(coco["validation"]) == 61
