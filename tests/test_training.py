@@ -73,7 +73,7 @@ def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path, blo
 
 def test_a_killed_run_resumes_to_the_same_weights(drawn_set, tmp_path):
     """Killed in the middle of an epoch and resumed, training ends with the weights of an uninterrupted run."""
-    options = {"data_dir": drawn_set, "num_train_epochs": 20, "save_steps": 3, "eval_steps": 20, "ema_decay": 0.9}
+    options = {"data_dir": drawn_set, "num_train_epochs": 20, "checkpointing_steps": 3, "eval_steps": 20, "ema_decay": 0.9}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(resolve(arguments(output_dir=whole, **options)))
     process = launch(*arguments(output_dir=cut, **options))
@@ -86,7 +86,7 @@ def test_a_killed_run_resumes_to_the_same_weights(drawn_set, tmp_path):
     process.wait()
     step = int(checkpoints.latest(place).name.split("-")[1])
     assert 0 < step < 40
-    run(resolve([*arguments(output_dir=cut, **options), "--resume_from_checkpoint"]))
+    run(resolve([*arguments(output_dir=cut, **options), "--resume_from_checkpoint", "last"]))
     for name in ("model", "average", "optimizer"):
         expected, resumed = (
             load_file(checkpoints.latest(folder / "checkpoints" / "1-captions") / f"{name}.safetensors")
@@ -149,12 +149,13 @@ def test_two_processes_train(drawn_set, tmp_path):
     ("options", "named"),
     [
         ({"recipe": "shiped"}, "recipe='shiped' does not exist; there are"),
-        ({"data_dir": "/nowhere"}, "data_dir=/nowhere is not a folder"),
+        ({"data_dir": "/nowhere"}, "data_dir='/nowhere' is not a folder"),
         ({"optim": "adamx"}, "optim='adamx' is unknown; choose one of sgd"),
         ({"encoder_trainable_from": "Mixed_9"}, "encoder_trainable_from='Mixed_9' is no block"),
         ({"encoder_name": "inception_v33"}, "not an architecture of timm"),
         ({"attention_type": "dott"}, "attention_type"),
         ({"min_word_count": 99}, "No word is seen 99 times"),
+        ({"resume_from_checkpoint": "/nowhere/step-3"}, "resume_from_checkpoint='/nowhere/step-3' is no whole checkpoint"),
     ],
 )
 def test_mistakes_are_one_sentence(drawn_set, tmp_path, capsys, options, named):
@@ -164,6 +165,37 @@ def test_mistakes_are_one_sentence(drawn_set, tmp_path, capsys, options, named):
     assert exit_.value.code == 1
     assert error.startswith("error: ")
     assert named in error
+
+
+def test_a_used_directory_is_refused_resumed_or_overwritten(drawn_set, tmp_path):
+    options = arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2, eval_steps=4, checkpointing_steps=1)
+    options += ["--checkpoints_total_limit", "2"]
+    run(resolve([*options, "--resume_from_checkpoint", "last"]))  # nothing there yet: begins
+    first = (tmp_path / "history.jsonl").read_text()
+    places = sorted(place.name for place in (tmp_path / "checkpoints" / "1-captions").iterdir())
+    assert places == ["step-3", "step-4"]
+    with pytest.raises(ValueError, match="holds an earlier run; go on with --resume_from_checkpoint last, or begin anew"):
+        run(resolve(options))
+    run(resolve([*options, "--resume_from_checkpoint", "last"]))  # done already
+    assert (tmp_path / "history.jsonl").read_text() == first
+    run(resolve([*options, "--resume_from_checkpoint", str(tmp_path / "checkpoints" / "1-captions" / "step-3")]))
+    assert (tmp_path / "history.jsonl").read_text() == first
+    run(resolve([*options, "--overwrite_output_dir", "true", "--seed", "7"]))
+    assert (tmp_path / "history.jsonl").read_text() != first
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(drawn_set, tmp_path):
+    """A limit on the size of files, which fails a write as a full disk does."""
+    options = arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=1)
+    run(resolve(options))
+    before = checkpoints.latest(tmp_path / "checkpoints" / "1-captions")
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); from train.cli import main; main({[*options, '--num_train_epochs', '2', '--resume_from_checkpoint', 'last']!r})"
+    process = subprocess.run([sys.executable, "-c", limit], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert "error:" in process.stderr
+    assert checkpoints.latest(tmp_path / "checkpoints" / "1-captions") == before
+    assert caption_folder(tmp_path, [Image.new("RGB", (64, 64))])
 
 
 def test_a_recipe_with_an_unknown_key_names_the_nearest(tmp_path):

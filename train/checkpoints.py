@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 WHOLE = "complete"  # the file that is written last
@@ -14,34 +15,70 @@ WHOLE = "complete"  # the file that is written last
 
 def latest(folder):
     """The newest whole checkpoint in `folder`, or None."""
-    whole = [path.parent for path in Path(folder).glob(f"step-*/{WHOLE}")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return max((file.parent for file in Path(folder).glob(f"step-*/{WHOLE}")), key=step_of, default=None)
 
 
-def save(folder, step, modules, optimizer, scheduler, progress):
-    """Write `folder`/step-N and remove the older ones.
+def step_of(place):
+    return int(place.name.removeprefix("step-"))
+
+
+def find(folder, names, wanted):
+    """The checkpoint to resume from: a path, or the newest of the last stage in `folder` that has one, for "last".
+
+    Args:
+        folder: holds a folder for each stage.
+        names: the stages' names, in order.
+
+    Returns a path, or None where there is no whole checkpoint. Raises `ValueError` for a path that is not one.
+    """
+    if wanted == "last":
+        return next(filter(None, (latest(folder / name) for name in reversed(names))), None)
+    place = Path(wanted)
+    if not (place / WHOLE).is_file() or place.parent.name not in names:
+        raise ValueError(
+            f"resume_from_checkpoint={wanted!r} is no whole checkpoint of a stage of this run;"
+            " say 'last', or give a path such as OUTPUT_DIR/checkpoints/1-captions/step-500."
+        )
+    return place
+
+
+def save(folder, step, modules, optimizer, scheduler, progress, keep=1):
+    """Write `folder`/step-N and remove older ones.
 
     Args:
         modules: {name: module}, whose state dicts are kept.
         optimizer, scheduler: PyTorch's.
         progress: whatever else JSON can hold.
+        keep: how many checkpoints stay.
+
+    Raises `OSError` where it cannot be written; the checkpoint before is whole then.
     """
     folder = Path(folder)
     part, place = folder / f"part-{step}", folder / f"step-{step}"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+        _write(part, modules, optimizer, {"scheduler": scheduler.state_dict(), "progress": progress})
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(
+            f"The checkpoint {place} could not be written ({error}); the one before it is whole."
+            " Make room, then go on with --resume_from_checkpoint last."
+        ) from error
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(part, place)
+    whole = sorted((file.parent for file in folder.glob(f"step-*/{WHOLE}")), key=step_of)
+    for old in set(folder.iterdir()) - set(whole[-keep:]):
+        shutil.rmtree(old)
+
+
+def _write(part, modules, optimizer, state):
     for name, module in modules.items():
         save_file({key: value.contiguous() for key, value in module.state_dict().items()}, part / f"{name}.safetensors")
     tensors, numbers = _split(optimizer.state_dict())
     save_file(tensors, part / "optimizer.safetensors")
-    state = {"optimizer": numbers, "scheduler": scheduler.state_dict(), "progress": progress}
-    (part / "state.json").write_text(json.dumps(state))
+    (part / "state.json").write_text(json.dumps(state | {"optimizer": numbers}))
     (part / WHOLE).touch()
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(part, place)
-    for old in folder.iterdir():
-        if old != place:
-            shutil.rmtree(old)
 
 
 def load(path, modules, optimizer, scheduler):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import shutil
 import sys
 from pathlib import Path
 
@@ -74,36 +75,59 @@ def _known(options):
 
 
 def run(stages):
-    """Train a captioner through its stages; the finished one is in `output_dir`."""
+    """Train a captioner through its stages; the finished one is in `output_dir`.
+
+    Raises `ValueError` where `output_dir` holds an earlier run that is neither resumed nor to be overwritten.
+    """
     first = stages[0]
     folder = Path(first.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(
-        mixed_precision=first.mixed_precision,
-        gradient_accumulation_steps=first.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=first.seed),
-        step_scheduler_with_optimizer=False,
-    )
-    set_seed(first.seed)  # of a new model's weights
-    history = History(accelerator, folder, first.resume_from_checkpoint)
-    if accelerator.is_main_process:
-        (folder / "settings.yaml").write_text(yaml.safe_dump([dataclasses.asdict(stage) for stage in stages]))
     names = [f"{number}-{settings.stage}" for number, settings in enumerate(stages, start=1)]
-    begun = [checkpoints.latest(folder / "checkpoints" / name) for name in names]
-    for number, (name, settings) in enumerate(zip(names, stages, strict=True)):
-        if first.resume_from_checkpoint and any(begun[number + 1 :]):
-            continue  # a later stage has begun, so this one is done
-        resuming = first.resume_from_checkpoint and begun[number]
-        source = folder if number or resuming else settings.model
-        captioner, processor = load_captioner(source) if source else new_captioner(settings)
-        if source != folder and accelerator.is_main_process:
-            checkpoints.save_captioner(captioner, processor, folder)  # a run killed before its first validation resumes
-        for option in TRAINING_OPTIONS:
-            setattr(captioner.config, option, getattr(settings, option))
-        history.begin(name)
-        stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
-        train(accelerator, stage, settings, folder, history)
+    resumed = None
+    if first.resume_from_checkpoint:
+        resumed = checkpoints.find(folder / "checkpoints", names, first.resume_from_checkpoint)
+    elif (folder / "history.jsonl").exists() and not first.overwrite_output_dir:
+        raise ValueError(
+            f"output_dir={first.output_dir!r} holds an earlier run; go on with --resume_from_checkpoint last,"
+            " or begin anew with --overwrite_output_dir true."
+        )
+    accelerator = make_accelerator(first, folder)
+    if accelerator.is_main_process:
+        if not resumed:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.yaml").write_text(yaml.safe_dump([dataclasses.asdict(stage) for stage in stages]))
+    set_seed(first.seed)  # of a new model's weights
+    history = History(accelerator, folder, resumed)
+    start = names.index(resumed.parent.name) if resumed else 0
+    for number in range(start, len(stages)):
+        settings = stages[number]
+        source = folder if number or resumed else settings.model
+        with accelerator.main_process_first():  # which fills the caches of data and features
+            captioner, processor = load_captioner(source) if source else new_captioner(settings)
+            for option in TRAINING_OPTIONS:
+                setattr(captioner.config, option, getattr(settings, option))
+            if source != folder and accelerator.is_main_process:
+                # A run that is killed before its first validation resumes from here.
+                checkpoints.save_captioner(captioner, processor, folder)
+            stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
+        history.begin(names[number])
+        train(accelerator, stage, settings, folder, history, resumed if number == start else None)
         accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def make_accelerator(settings, folder):
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=settings.seed),
+        step_scheduler_with_optimizer=False,
+        log_with=settings.report_to,
+        project_dir=folder,
+    )
+    if settings.report_to:
+        accelerator.init_trackers("captioner")
+    return accelerator
 
 
 def load_captioner(source):

@@ -11,10 +11,10 @@ from matplotlib import pyplot
 class History:
     """The rows {"stage", "step", "loss" | validation's numbers} of a run, over all its stages."""
 
-    def __init__(self, accelerator, folder, resume):
+    def __init__(self, accelerator, folder, resumed):
         self.accelerator, self.folder, self.file = accelerator, folder, folder / "history.jsonl"
         self.rows = []
-        if resume and self.file.exists():
+        if resumed:
             self.rows = [json.loads(line) for line in self.file.read_text().splitlines()]
         self.stage, self.losses, self.latest = None, [], {}
 

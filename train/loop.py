@@ -37,12 +37,13 @@ class TrainingError(ValueError):
     """Training cannot go on; its one sentence says why and what to do."""
 
 
-def train(accelerator, stage, settings, folder, history):
+def train(accelerator, stage, settings, folder, history, resumed=None):
     """Train `stage.model` until its steps are done or it stops getting better.
 
     Args:
         folder: where the captioner goes; checkpoints go to `folder`/checkpoints/<history.stage>.
         history: a [`train.history.History`], which keeps and shows the numbers.
+        resumed: the checkpoint to go on from.
 
     The best model by the validation's "score" is what `folder` holds in the end.
     """
@@ -56,9 +57,8 @@ def train(accelerator, stage, settings, folder, history):
     if settings.ema_decay:
         modules["average"] = AveragedModel(modules["model"], multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
     progress = {"step": 0, "best": -math.inf, "worse": 0}
-    place = checkpoints.latest(folder / "checkpoints" / history.stage) if settings.resume_from_checkpoint else None
-    if place:
-        progress = checkpoints.load(place, modules, optimizer.optimizer, scheduler)
+    if resumed:
+        progress = checkpoints.load(resumed, modules, optimizer.optimizer, scheduler)
         history.cut(progress["step"])
 
     def validate():
@@ -111,10 +111,10 @@ def train(accelerator, stage, settings, folder, history):
             validated = step == total or step % (settings.eval_steps or steps_per_epoch) == 0
             if validated:
                 validate()
-            if (validated or step % settings.save_steps == 0) and accelerator.is_main_process:
-                checkpoints.save(
-                    folder / "checkpoints" / history.stage, step, modules, optimizer.optimizer, scheduler, progress
-                )
+            if (validated or step % settings.checkpointing_steps == 0) and accelerator.is_main_process:
+                place = folder / "checkpoints" / history.stage
+                kept = settings.checkpoints_total_limit
+                checkpoints.save(place, step, modules, optimizer.optimizer, scheduler, progress, kept)
             if step == total or progress["worse"] >= patience:
                 break
     bar.close()

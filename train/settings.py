@@ -20,7 +20,10 @@ class Settings:
     encoder_weights: str | None = option(
         None, "File (safetensors) for a new model's encoder, or 'timm' for timm's pretrained weights from the Hub."
     )
-    resume_from_checkpoint: bool = option(False, "Go on from the last whole checkpoint in output_dir.")
+    resume_from_checkpoint: str | None = option(
+        None, "'last' to go on from the last whole checkpoint in output_dir, or a checkpoint's path."
+    )
+    overwrite_output_dir: bool = option(False, "Begin anew in an output_dir that holds an earlier run.")
     seed: int = option(42, "Seed of everything random: split, order, dropout, sampling, augmentation.")
 
     # data
@@ -78,8 +81,10 @@ class Settings:
     )
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     eval_steps: int | None = option(None, "Validate every so many steps. Default: after each epoch.")
-    save_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
+    checkpointing_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
+    checkpoints_total_limit: int = option(1, "Keep so many checkpoints of a stage.")
     logging_steps: int = option(50, "Log the loss every so many steps.")
+    report_to: str | None = option(None, "Send the numbers to a tracker as well: tensorboard, wandb, trackio.")
     early_stopping_patience: int | None = option(None, "Stop a stage after so many validations without a new best.")
 
     # captions
