@@ -212,3 +212,28 @@ def test_the_command_line_overrides_the_recipe(tmp_path):
     assert (first.stage, first.seed, first.learning_rate) == ("language", 7, 0.25)
     assert (second.stage, second.seed, second.learning_rate) == ("captions", 7, 0.25)
 
+
+
+def test_the_recipe_overfit_learns_by_heart(tmp_path, drawn_photos):
+    """As a person runs it on a new set of their own, but for timm's weights, which no test can fetch."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = []
+    for number, (photo, caption) in enumerate(drawn_photos):
+        photo.resize((120, 90)).save(folder / f"{number}.jpg")
+        rows.append({"file_name": f"{number}.jpg", "text": caption.capitalize() + " ."})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--recipe", "overfit", "--data_dir", str(folder), "--output_dir", str(tmp_path / "run")]
+    # The features of a network with random weights tell less, and need more passes.
+    options += ["--encoder_name", "test_resnet", "--image_size", "96", "--encoder_weights", ""]
+    run(resolve([*options, "--num_train_epochs", "250", "--eval_steps", "125"]))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert rows[-1]["validation_loss"] < 0.05
+    assert rows[-1]["CIDEr-D"] > 9.9
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "train" / "recipes").glob("*.yaml")))
+def test_every_recipe_resolves(name):
+    stages = resolve(["--recipe", name, "--data_dir", "somewhere"])
+    assert stages[-1].stage in ("captions", "self_critical")
+    assert all(stage.data_dir == "somewhere" for stage in stages)

@@ -102,7 +102,9 @@ def _with_validation(splits, settings):
     """The set's own validation split, or a share of the photos, drawn by the seed."""
     train = splits.get("train", next(iter(splits.values()))).shuffle(seed=settings.seed)
     validation = splits.get("validation", splits.get("val", splits.get("test")))
-    if validation is None or len(splits) == 1:
+    if settings.validation_fraction == 0:
+        train = validation = train.select(range(min(len(train), settings.max_train_samples or len(train))))
+    elif validation is None or len(splits) == 1:
         parts = train.train_test_split(test_size=settings.validation_fraction, seed=settings.seed)
         train, validation = parts["train"], parts["test"]
     return {

@@ -36,7 +36,9 @@ class Settings:
     photo_dirs: list[str] = option(
         [], "Folders of photos without captions (parquet or pictures), for the stage distil."
     )
-    validation_fraction: float = option(0.2, "Share of the photos kept for validation where the set has no split.")
+    validation_fraction: float = option(
+        0.2, "Share of the photos kept for validation where the set has no split; 0 validates on the training photos."
+    )
     max_train_samples: int | None = option(None, "Use only the first so many photos after shuffling.")
     max_eval_samples: int | None = option(None, "Validate on only the first so many photos.")
     max_broken_fraction: float = option(0.05, "Stop if a larger share of the photos cannot be opened.")
@@ -90,7 +92,7 @@ class Settings:
     # captions
     num_beams: int = option(3, "Beams of validation captions.")
     max_new_tokens: int = option(20, "Words of a validation caption at most.")
-    captions_per_photo: int = option(5, "Captions of a photo in one step.")
+    captions_per_photo: int = option(5, "Captions used of each photo, the first ones; a photo with fewer repeats them.")
 
     # distil
     teacher_name: str = option("tf_efficientnet_lite2", "timm architecture that teaches.")

@@ -27,8 +27,8 @@ SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 class CaptionedPhotos(TorchDataset):
     """Photos, or their features, each with the same number of captions as labels.
 
-    With a seed (in training) the captions are drawn anew in each epoch, and photos are cropped a little and mirrored;
-    the same seed, epoch and photo give the same again.
+    With a seed (in training) photos are cropped a little and mirrored; the same seed, epoch and photo give the same
+    again.
     """
 
     def __init__(self, photos, features, processor, captions_per_photo, seed=None):
@@ -44,17 +44,14 @@ class CaptionedPhotos(TorchDataset):
         return len(self.photos)
 
     def __getitem__(self, index):
-        chance = random.Random(f"{self.seed} {self.epoch} {index}")
-        labels = list(self.labels[index])
-        if self.seed is not None:
-            chance.shuffle(labels)
+        labels = self.labels[index]
         labels = [labels[number % len(labels)] for number in range(self.captions_per_photo)]
         item = {"photo": torch.tensor(index), "labels": labels}
         if self.features is not None:
             return item | {"region_features": torch.from_numpy(self.features[index].astype("float32"))}
         photo = photo_of(self.photos[index])
         if self.seed is not None:
-            photo = augmented(photo, self.captions[index], chance)
+            photo = augmented(photo, self.captions[index], random.Random(f"{self.seed} {self.epoch} {index}"))
         return item | {"pixel_values": self.processor(images=photo, return_tensors="pt").pixel_values[0]}
 
 
