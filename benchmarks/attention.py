@@ -9,6 +9,7 @@ log 64 = 4.16, and how much they differ between the words of a caption (mean tot
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -23,9 +24,9 @@ from train.data import captioned_dataset, photo_of
 from train.settings import Settings
 
 COVERED = 4
-FUNCTION_WORDS = set(
-    "a an the is are of in on at to with and his her its their it he she they by for from up down while as"
-    " that this there through over into near another two three one some be being has have".split()
+FUNCTION_WORDS = re.compile(
+    "a|an|the|is|are|of|in|on|at|to|with|and|his|her|its|their|it|he|she|they|by|for|from|up|down|while|as|that|this|"
+    "there|through|over|into|near|another|two|three|one|some|be|being|has|have"
 )
 
 
@@ -48,7 +49,7 @@ def measure(model, processor, photo, chance):
     ids, side = inputs.decoder_input_ids, len(explanation.words[0].map)
     pictures, places = [], []
     for place, word in enumerate(explanation.words):
-        if word.text in FUNCTION_WORDS:
+        if FUNCTION_WORDS.fullmatch(word.text):
             continue
         order = word.map.flatten().argsort()
         for regions in (order[-COVERED:], chance.choice(side * side, COVERED, replace=False), order[:COVERED]):
@@ -88,10 +89,14 @@ def main():
     errors = rows.std(0) / len(rows) ** 0.5
     print(f"{model.config.attention_type}: {len(rows)} content words of {len(photos)} photos")
     for name, column in (("most attended", 0), ("random", 1), ("least attended", 2)):
-        print(f"  {COVERED} {name:14} regions covered: log-probability falls by"
-              f" {rows[:, column].mean():.3f} +- {errors[column]:.3f}")
-    print(f"  entropy of a map: {rows[:, 3].mean():.2f} nats; distance of neighbouring words' maps:"
-          f" {np.mean([distance for _, distance in measured]):.2f}")
+        print(
+            f"  {COVERED} {name:14} regions covered: log-probability falls by"
+            f" {rows[:, column].mean():.3f} +- {errors[column]:.3f}"
+        )
+    print(
+        f"  entropy of a map: {rows[:, 3].mean():.2f} nats; distance of neighbouring words' maps:"
+        f" {np.mean([distance for _, distance in measured]):.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ to the classes here.
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from .configuration_captioner import CaptionerConfig
-from .explaining import Explanation, Word, explain
+from .explaining import Explanation, Word, explain, explain_caption, explain_photos
 from .modeling_captioner import CaptionerForConditionalGeneration
 from .photos import PhotoError, open_photo
 from .processing_captioner import CaptionerProcessor
@@ -26,5 +26,7 @@ __all__ = [
     "PhotoError",
     "Word",
     "explain",
+    "explain_caption",
+    "explain_photos",
     "open_photo",
 ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 
 @dataclass
@@ -30,28 +31,73 @@ class Explanation:
     beams: list[tuple[str, float]] = field(default_factory=list)
 
 
+def explain(model, processor, photo, **settings):
+    """Caption a photo and keep what the caption rests on: `explain_photos` of one photo, which see."""
+    return explain_photos(model, processor, [photo], **settings)[0]
+
+
 @torch.inference_mode()
-def explain(model, processor, photo, *, text="", alternatives=5, **generation):
-    """Caption a photo and keep what the caption rests on.
+def explain_photos(model, processor, photos, *, text="", alternatives=5, **generation):
+    """Caption photos together and keep what each caption rests on.
 
     Args:
         model, processor: a captioner.
-        photo: an RGB `PIL.Image.Image`, as `open_photo` gives it.
-        text: the words that the caption begins with.
+        photos: RGB `PIL.Image.Image`s, as `open_photo` gives them.
+        text: the words that the captions begin with.
         alternatives: how many of the likeliest words to keep for each place.
         generation: whatever `generate` takes.
 
-    Returns an [`Explanation`]. Its maps and probabilities come from one pass over the finished caption, which are
-    those of generation, whatever strategy chose the words.
+    Returns an [`Explanation`] for each photo. Its maps and probabilities come from one pass over the finished caption,
+    which are those of generation, whatever strategy chose the words.
     """
-    inputs = processor(images=photo, text=text, return_tensors="pt").to(model.device, model.dtype)
-    regions = model.get_encoder()(inputs.pixel_values)
+    inputs = processor(images=photos, text=[text] * len(photos), return_tensors="pt").to(model.device, model.dtype)
+    regions = model.get_encoder()(inputs.pixel_values)[0]  # (photos, regions, hidden)
     beams = generation.get("num_beams", model.generation_config.num_beams) or 1
     settings = {"num_return_sequences": beams} | generation
-    sequences = model.generate(encoder_outputs=regions, decoder_input_ids=inputs.decoder_input_ids, **settings)
-    captions = [_score(model, regions, ids[ids != model.config.pad_token_id]) for ids in sequences]
-    ids, log_probabilities, maps = captions[0]
-    words = [
+    encoder_outputs = BaseModelOutput(regions)  # in which `generate` repeats the regions for its beams
+    sequences = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=inputs.decoder_input_ids, **settings)
+    pad, per_photo = model.config.pad_token_id, len(sequences) // len(photos)
+    return [
+        _explanation(model, processor, alternatives, regions[[number]], [ids[ids != pad] for ids in captions])
+        for number, captions in enumerate(sequences.split(per_photo))
+    ]
+
+
+@torch.inference_mode()
+def explain_caption(model, processor, photo, caption, *, alternatives=5):
+    """What the model would have thought, word by word, had it said this caption of this photo.
+
+    Args:
+        model, processor, photo, alternatives: as `explain` takes them.
+        caption: whole, in words; those that the model does not know become `<unk>`.
+
+    Returns an [`Explanation`] whose `caption` is the given one as the model reads it, and whose `beams` are empty.
+    """
+    inputs = processor(images=photo, text=caption, return_tensors="pt").to(model.device, model.dtype)
+    end = inputs.decoder_input_ids.new_tensor([model.config.eos_token_id])
+    ids = torch.cat([inputs.decoder_input_ids[0], end])
+    _, log_probabilities, maps = _score(model, model.get_encoder()(inputs.pixel_values)[0], ids)
+    words = _words(model, processor, alternatives, ids, log_probabilities, maps)
+    return Explanation(" ".join(word.text for word in words), _total(ids, log_probabilities), words)
+
+
+def _explanation(model, processor, alternatives, regions, captions):
+    """Explains the first of a photo's captions, which are ids, best first."""
+    scored = [_score(model, regions, ids) for ids in captions]
+    beams = [(processor.decode(ids, skip_special_tokens=True), _total(ids, scores)) for ids, scores, _ in scored]
+    return Explanation(*beams[0], _words(model, processor, alternatives, *scored[0]), beams)
+
+
+def _score(model, regions, ids):
+    """A caption's ids, log-probabilities (words, vocabulary) and maps (words, rows, columns), in one pass."""
+    output = model(encoder_outputs=[regions], decoder_input_ids=ids[None, :-1], output_attentions=True)
+    maps = output.cross_attentions[0][0].mean(dim=0).float()  # (words, regions)
+    side = round(maps.shape[-1] ** 0.5)  # the encoder sees a square
+    return ids, output.logits[0].float().log_softmax(dim=-1), maps.unflatten(-1, (side, side)).cpu().numpy()
+
+
+def _words(model, processor, alternatives, ids, log_probabilities, maps):
+    return [
         Word(
             processor.tokenizer.decode(ids[place + 1]),
             log_probabilities[place, ids[place + 1]].exp().item(),
@@ -61,16 +107,6 @@ def explain(model, processor, photo, *, text="", alternatives=5, **generation):
         for place in range(len(ids) - 1)
         if ids[place + 1] != model.config.eos_token_id
     ]
-    beams = [(processor.decode(ids, skip_special_tokens=True), _total(ids, scores)) for ids, scores, _ in captions]
-    return Explanation(*beams[0], words, beams)
-
-
-def _score(model, regions, ids):
-    """One pass over a caption: its ids, each place's log-probabilities (words, vocabulary), maps (words, rows, columns)."""
-    output = model(encoder_outputs=regions, decoder_input_ids=ids[None, :-1], output_attentions=True)
-    maps = output.cross_attentions[0][0].mean(dim=0).float()  # (words, regions)
-    side = round(maps.shape[-1] ** 0.5)  # the encoder sees a square
-    return ids, output.logits[0].float().log_softmax(dim=-1), maps.unflatten(-1, (side, side)).cpu().numpy()
 
 
 def _total(ids, log_probabilities):

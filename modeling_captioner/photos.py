@@ -85,7 +85,7 @@ def _turned(image):
 
 
 def _rgb(image):
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode[0] in "IF":  # 16 and 32 bits a pixel, which Pillow would clip to 255
         pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))

@@ -71,7 +71,9 @@ def test_columns_are_recognised(tmp_path, photo_bytes, cells, expected):
 
 def test_unknown_columns_are_listed_and_can_be_named(tmp_path, photo_bytes):
     folder = parquet(tmp_path / "set", {"picture": {"bytes": photo_bytes, "path": None}, "words": "a dog"})
-    with pytest.raises(ValueError, match=r"among the columns picture, words; known for photos are image, .*--image_column"):
+    with pytest.raises(
+        ValueError, match=r"among the columns picture, words; known for photos are image, .*--image_column"
+    ):
         loaded(folder)
     with pytest.raises(ValueError, match=r"known for captions are captions, .*--caption_column"):
         loaded(folder, image_column="picture")
@@ -100,7 +102,9 @@ def test_validation_is_drawn_by_the_seed(tmp_path, photo_bytes):
     one, same, other = (loaded(tmp_path / "set", seed=seed) for seed in (1, 1, 2))
     assert len(one["train"]) == 40
     assert one["validation"]["captions"][:] == same["validation"]["captions"][:] != other["validation"]["captions"][:]
-    assert not {str(texts) for texts in one["train"]["captions"]} & {str(texts) for texts in one["validation"]["captions"]}
+    assert not {str(texts) for texts in one["train"]["captions"]} & {
+        str(texts) for texts in one["validation"]["captions"]
+    }
     assert len(loaded(tmp_path / "set", max_train_samples=5, max_eval_samples=3)["train"]) == 5
 
 
@@ -115,7 +119,9 @@ def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
     assert len(splits["train"]) + len(splits["validation"]) == 18
     assert "torn.jpg is damaged" in caplog.text
     assert "page.jpg is not a picture" in caplog.text
-    with pytest.raises(ValueError, match=r"photos in the split .* are broken, more than max_broken_fraction=0.01 allows"):
+    with pytest.raises(
+        ValueError, match=r"photos in the split .* are broken, more than max_broken_fraction=0.01 allows"
+    ):
         loaded(tmp_path / "set", max_broken_fraction=0.01)
 
 

@@ -24,7 +24,7 @@ MODEL = ["a man rides a horse", "two dogs run in the snow", "a girl stands on a 
     ("caption", "words"),
     [
         ("A man's dog .", "a man 's dog"),
-        ("They don’t look; it's a T-shirt!", "they do n't look it 's a t-shirt"),
+        ("They don\N{RIGHT SINGLE QUOTATION MARK}t look; it's a T-shirt!", "they do n't look it 's a t-shirt"),
         ('"Stop" , he said (twice) ...', "stop he said twice"),
         ("1,000 balloons,red and blue", "1,000 balloons red and blue"),
         ("rock & roll #1", "rock & roll # 1"),

@@ -41,7 +41,7 @@ def arguments(**options):
 
 
 def launch(*options, processes=1):
-    """The trainer as a process that can be killed: by `accelerate launch`, or by `torchrun`, which on CPUs starts several."""
+    """The trainer as a process that can be killed. On CPUs `accelerate launch` starts one, `torchrun` several."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
     if processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
@@ -73,7 +73,13 @@ def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path, blo
 
 def test_a_killed_run_resumes_to_the_same_weights(drawn_set, tmp_path):
     """Killed in the middle of an epoch and resumed, training ends with the weights of an uninterrupted run."""
-    options = {"data_dir": drawn_set, "num_train_epochs": 20, "checkpointing_steps": 3, "eval_steps": 20, "ema_decay": 0.9}
+    options = {
+        "data_dir": drawn_set,
+        "num_train_epochs": 20,
+        "checkpointing_steps": 3,
+        "eval_steps": 20,
+        "ema_decay": 0.9,
+    }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(resolve(arguments(output_dir=whole, **options)))
     process = launch(*arguments(output_dir=cut, **options))
@@ -142,7 +148,9 @@ def test_two_processes_train(drawn_set, tmp_path):
     output = process.communicate(timeout=180)[0].decode()
     assert process.returncode == 0, output
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == [1, 2], "eight photos, two processes of four: a step an epoch"
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2], (
+        "eight photos, two processes of four: a step an epoch"
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +163,10 @@ def test_two_processes_train(drawn_set, tmp_path):
         ({"encoder_name": "inception_v33"}, "not an architecture of timm"),
         ({"attention_type": "dott"}, "attention_type"),
         ({"min_word_count": 99}, "No word is seen 99 times"),
-        ({"resume_from_checkpoint": "/nowhere/step-3"}, "resume_from_checkpoint='/nowhere/step-3' is no whole checkpoint"),
+        (
+            {"resume_from_checkpoint": "/nowhere/step-3"},
+            "resume_from_checkpoint='/nowhere/step-3' is no whole checkpoint",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(drawn_set, tmp_path, capsys, options, named):
@@ -168,13 +179,17 @@ def test_mistakes_are_one_sentence(drawn_set, tmp_path, capsys, options, named):
 
 
 def test_a_used_directory_is_refused_resumed_or_overwritten(drawn_set, tmp_path):
-    options = arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2, eval_steps=4, checkpointing_steps=1)
+    options = arguments(
+        data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2, eval_steps=4, checkpointing_steps=1
+    )
     options += ["--checkpoints_total_limit", "2"]
     run(resolve([*options, "--resume_from_checkpoint", "last"]))  # nothing there yet: begins
     first = (tmp_path / "history.jsonl").read_text()
     places = sorted(place.name for place in (tmp_path / "checkpoints" / "1-captions").iterdir())
     assert places == ["step-3", "step-4"]
-    with pytest.raises(ValueError, match="holds an earlier run; go on with --resume_from_checkpoint last, or begin anew"):
+    with pytest.raises(
+        ValueError, match="holds an earlier run; go on with --resume_from_checkpoint last, or begin anew"
+    ):
         run(resolve(options))
     run(resolve([*options, "--resume_from_checkpoint", "last"]))  # done already
     assert (tmp_path / "history.jsonl").read_text() == first
@@ -189,7 +204,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(drawn_set, tmp_path):
     options = arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=1)
     run(resolve(options))
     before = checkpoints.latest(tmp_path / "checkpoints" / "1-captions")
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); from train.cli import main; main({[*options, '--num_train_epochs', '2', '--resume_from_checkpoint', 'last']!r})"
+    options += ["--num_train_epochs", "2", "--resume_from_checkpoint", "last"]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+    limit += f"from train.cli import main; main({options!r})"
     process = subprocess.run([sys.executable, "-c", limit], cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
@@ -211,7 +228,6 @@ def test_the_command_line_overrides_the_recipe(tmp_path):
     first, second = resolve(["--recipe", str(recipe), "--learning_rate", "0.25"])
     assert (first.stage, first.seed, first.learning_rate) == ("language", 7, 0.25)
     assert (second.stage, second.seed, second.learning_rate) == ("captions", 7, 0.25)
-
 
 
 def test_the_recipe_overfit_learns_by_heart(tmp_path, drawn_photos):

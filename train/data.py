@@ -39,7 +39,9 @@ def captioned_dataset(settings):
 
 def _karpathy(splits):
     """The splits that a column `split` names (Karpathy & Fei-Fei 2015); "restval" counts as training."""
-    whole = concatenate_datasets(list(splits.values())) if len({str(s.features) for s in splits.values()}) == 1 else None
+    whole = (
+        concatenate_datasets(list(splits.values())) if len({str(s.features) for s in splits.values()}) == 1 else None
+    )
     if whole is None or "split" not in whole.column_names or not set(whole["split"]) <= KARPATHY.keys():
         return splits
     names = whole["split"][:]
@@ -54,13 +56,17 @@ def _karpathy(splits):
 def _two_columns(split, settings):
     image = _column(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
     caption = _column(split, settings.caption_column, CAPTION_COLUMNS, "captions", "--caption_column")
-    names = [name for name in split.column_names if name.startswith("caption_")] if caption == "caption_0" else [caption]
+    names = (
+        [name for name in split.column_names if name.startswith("caption_")] if caption == "caption_0" else [caption]
+    )
     captions = [[text for name in names for text in texts_of(row[name])] for row in split.select_columns(names)]
     photos = split.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
     if image in ("url", "coco_url"):
         photos = photos.map(lambda row: {"image": fetched(row["image"])}, desc="fetching photos")
     # Not by map, which would copy the photos.
-    photos = photos.cast_column("image", FEATURES["image"]).add_column("captions", captions, feature=FEATURES["captions"])
+    photos = photos.cast_column("image", FEATURES["image"]).add_column(
+        "captions", captions, feature=FEATURES["captions"]
+    )
     return photos.select([row for row, texts in enumerate(captions) if texts])
 
 

@@ -14,6 +14,7 @@ def option(default, help, **metadata):
 class Settings:
     """One resolved set of options; a recipe gives each of its stages a copy with changes."""
 
+    # ruff: noqa: RUF009  (`option` gives a dataclass field)
     recipe: str | None = option(None, "Name of a file in train/recipes, or the path of one.")
     output_dir: str = option("runs/captioner", "Folder for checkpoints, curves and the finished model.")
     model: str | None = option(None, "Captioner to start from: a folder or a name on the Hub. Default: a new one.")

@@ -17,7 +17,7 @@ def make_tokenizer(captions, min_count):
     """
     splitting = Tokenizer(models.WordLevel({}, unk_token="<unk>"))
     splitting.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    splitting.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+(?:['’\-]\w+)*"), "removed", invert=True)
+    splitting.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+(?:['\u2019\-]\w+)*"), "removed", invert=True)
     counts = Counter(word for caption in captions for word in _words(splitting, caption))
     words = [word for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= min_count]
     if not words:
@@ -41,4 +41,4 @@ def _words(tokenizer, text):
 def encode(tokenizer, captions, max_words):
     """The captions' labels: lists of ids, each a caption's words and `<end>`, without `<start>`."""
     ids = tokenizer(captions, truncation=True, max_length=max_words + 1).input_ids
-    return [caption[1:] + [tokenizer.eos_token_id] for caption in ids]
+    return [[*caption[1:], tokenizer.eos_token_id] for caption in ids]

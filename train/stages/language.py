@@ -45,7 +45,8 @@ class Language:
     @torch.inference_mode()
     def evaluate(self, model):
         losses = [
-            self.loss(model, {"labels": batch["labels"].to(model.device)}).item() for batch in self.batches("validation")
+            self.loss(model, {"labels": batch["labels"].to(model.device)}).item()
+            for batch in self.batches("validation")
         ]
         loss = sum(losses) / len(losses)
         return {"validation_loss": loss, "score": -loss}

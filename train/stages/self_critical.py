@@ -36,7 +36,9 @@ class SelfCritical(Captions):
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
         labels = ids[:, 1:].masked_fill(ids[:, 1:] == captioner.config.pad_token_id, -100)
         logits = model(**model_inputs(batch), labels=labels).logits
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (captions, words)
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels, reduction="none"
+        )  # (captions, words)
         said = labels != -100
         return ((rewards - baseline).flatten()[:, None] * losses * said).sum() / said.sum()
 

@@ -1,0 +1,105 @@
+"""Many photos at once: pictures and zips in, a table out, to take away as CSV and JSONL."""
+
+import csv
+import io
+import json
+import tempfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from demo.answers import friendly, uploaded
+from modeling_captioner import PhotoError, open_photo
+
+COLUMNS = ("file", "caption", "log_probability", "problem")
+MOST_PHOTOS = 1000
+MOST_BYTES = 200_000_000  # of one unpacked photo
+TOGETHER = 8
+
+
+def add_many(explain, translated):
+    """The tab's inputs, table and downloads. `explain(photo)` gives explanations."""
+    translated(gr.Markdown(), value="many_intro")
+    files = gr.File(file_count="multiple", file_types=["image", ".zip"], elem_id="files")
+    files.preprocess = lambda payload: [uploaded(file.path) for file in payload.root] if payload else []
+    start = translated(gr.Button(variant="primary", elem_id="start"), value="many_start")
+    widths = ["22%", "38%", "14%", "26%"]
+    table = gr.Dataframe(headers=list(COLUMNS), column_widths=widths, interactive=False, wrap=True, elem_id="table")
+    with gr.Row():
+        as_csv = translated(gr.DownloadButton(interactive=False, elem_id="csv"), label="many_csv")
+        as_jsonl = translated(gr.DownloadButton(interactive=False, elem_id="jsonl"), label="many_jsonl")
+    translated(files, label="many_files")
+    translated(table, label="many_table")
+
+    def caption_all(paths, progress=gr.Progress()):  # noqa: B008 - Gradio finds it in the defaults
+        rows = caption_files(explain, paths, progress)
+        csv_file, jsonl_file = write(rows)
+        values = [[shortened(row[column]) for column in COLUMNS] for row in rows]
+        return values, *(gr.DownloadButton(value=file, interactive=True) for file in (csv_file, jsonl_file))
+
+    start.click(caption_all, files, [table, as_csv, as_jsonl], api_visibility="private")
+
+
+def shortened(value):
+    return round(value, 2) if isinstance(value, float) else value
+
+
+def caption_files(explain, paths, progress):
+    """A row for each photo, in order: what it shows, or why that cannot be said."""
+
+    def row(named):
+        name, source = named
+        try:
+            explanation = explain(open_photo(source()))
+        except PhotoError as error:
+            return dict(zip(COLUMNS, (name, "", None, friendly(error, getattr(source, "path", name))), strict=True))
+        return dict(zip(COLUMNS, (name, explanation.caption, explanation.log_probability, ""), strict=True))
+
+    photos = [photo for path in paths for photo in unpack(path)]
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        return list(progress.tqdm(pool.map(row, photos), total=len(photos)))
+
+
+def unpack(path):
+    """Yields a name and a function that opens the file, for the photo at `path` or each photo of the zip there."""
+    name = Path(path).name
+    if not zipfile.is_zipfile(path):
+        yield name, lambda: path
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir() and not hidden(member.filename)]
+    for member in members[:MOST_PHOTOS]:
+        yield f"{name}/{member.filename}", lambda member=member: member_of(path, member)
+
+
+def hidden(name):
+    """What computers put into zips unasked."""
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
+def member_of(path, member):
+    """A photo of a zip, as a file in memory that knows its name. Raises `PhotoError`."""
+    if member.file_size > MOST_BYTES:
+        raise PhotoError(f"{member.filename} is larger than {MOST_BYTES / 1e6:g} MB; make it smaller.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            file = io.BytesIO(archive.read(member))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+        raise PhotoError(f"{member.filename} cannot be unpacked; pack it anew, without a password.") from error
+    file.name = member.filename
+    return file
+
+
+def write(rows):
+    """The rows as CSV and as JSONL, in new files; Gradio deletes them with the visitor's photos."""
+    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return folder / "captions.csv", folder / "captions.jsonl"

@@ -1,0 +1,256 @@
+"""The page's first tab, driven in a real browser against a really running `app.py`."""
+
+import io
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from browsing import EXAMPLES, SIDE, brightest_region, bring, needs_browser, overlay, said
+from conftest import ROOT
+from PIL import Image
+
+from modeling_captioner import explain, open_photo
+
+pytest_plugins = ["browsing"]
+pytestmark = needs_browser
+PIXELS = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+
+
+def test_photo_gets_its_caption_and_words_their_maps(open_page, captioner):
+    page = open_page()
+    bring(page, EXAMPLES / "coffee.jpg")
+    page.locator("input.blur").fill("0.2")
+    expected = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "coffee.jpg"))
+    assert " ".join(said(page)) == expected.caption == page.locator(".spoken").text_content()
+
+    drawn = []
+    for number, word in enumerate(expected.words):
+        page.locator(".word").nth(number).hover()
+        drawn.append(overlay(page))
+        assert word.map[brightest_region(drawn[-1])] > 0.97 * word.map.max(), word.text
+    maps = np.stack([word.map for word in expected.words])
+    furthest = np.abs(maps - maps[0]).sum(axis=(1, 2)).argmax()
+    assert np.abs(drawn[0].astype(int) - drawn[furthest]).mean() > 2
+
+
+def test_regions_are_the_true_grid(open_page, captioner):
+    page = open_page()
+    bring(page, EXAMPLES / "flower.jpg")
+    page.locator("button.regions").click()
+    words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "flower.jpg")).words
+    for number, word in enumerate(words):
+        page.locator(".word").nth(number).hover()
+        assert word.map[brightest_region(overlay(page))] > 0.97 * word.map.max(), word.text
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_map_lies_exactly_on_the_picture(open_page, width):
+    page = open_page(width=width)
+    bring(page, EXAMPLES / "rocket.jpg")
+    picture, canvas = page.locator("img.picture").bounding_box(), page.locator("canvas.map").bounding_box()
+    assert picture == pytest.approx(canvas, abs=0.1)
+    assert picture["width"] / picture["height"] == pytest.approx(640 / 427, rel=0.01)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_photo_is_turned_as_its_exif_says(open_page):
+    page = open_page()
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.open(EXAMPLES / "rocket.jpg").save(file, "JPEG", exif=exif)
+    bring(page, ("turned.jpg", file.getvalue()))
+    box = page.locator("img.picture").bounding_box()
+    assert box["width"] < box["height"]
+
+
+def test_broken_photo_gets_a_sentence_and_the_next_a_caption(open_page):
+    page = open_page()
+    bring(page, ("holiday.jpg", b"no picture at all"))
+    assert re.fullmatch(r"holiday\.jpg is not a picture .*\.", page.locator(".message").text_content())
+    assert page.locator(".word").count() == 0
+    page.locator("#photo input[type=file]").first.set_input_files(EXAMPLES / "flower.jpg")
+    page.locator(".word").first.wait_for()
+    assert not page.locator(".message").is_visible()
+
+
+def test_keyboard_alone_reaches_words_and_their_maps(open_page):
+    page = open_page()
+    bring(page, EXAMPLES / "chelsea.jpg")
+    page.locator(".word").first.focus()
+    first = overlay(page)
+    page.keyboard.press("ArrowRight")
+    assert not np.array_equal(first, overlay(page))
+    page.keyboard.press("Enter")
+    assert page.locator(".word").nth(1).get_attribute("aria-pressed") == "true"
+    assert re.match(
+        r".+, probability .+%\. Looked most at the .+", page.locator(".word").nth(1).get_attribute("aria-label")
+    )
+
+
+def test_hovering_draws_within_two_frames_and_asks_nobody(open_page):
+    page = open_page()
+    bring(page, EXAMPLES / "china.jpg")
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    milliseconds = page.evaluate("""() => {
+        const canvas = document.querySelector("canvas.map");
+        return [...document.querySelectorAll(".word")].map((word) => {
+            const before = performance.now();
+            word.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+            canvas.getContext("2d").getImageData(0, 0, 1, 1); // waits until it is drawn
+            return performance.now() - before;
+        });
+    }""")
+    assert sorted(milliseconds)[len(milliseconds) // 2] < 33
+    assert requests == []
+
+
+def test_a_place_lights_the_words_that_looked_there(open_page, captioner):
+    page = open_page()
+    bring(page, EXAMPLES / "coffee.jpg")
+    words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "coffee.jpg")).words
+    box = page.locator("img.picture").bounding_box()
+    for number in (0, len(words) - 1):
+        row, column = divmod(int(words[number].map.argmax()), SIDE)
+        page.mouse.move(box["x"] + (column + 0.5) / SIDE * box["width"], box["y"] + (row + 0.5) / SIDE * box["height"])
+        lights = [
+            float(word.evaluate("e => e.style.getPropertyValue('--light')")) for word in page.locator(".word").all()
+        ]
+        expected = [word.map[row, column] / max(word.map.max(), 4 / SIDE**2) for word in words]
+        assert lights == pytest.approx(expected, abs=0.01)
+
+
+def test_caption_unfolds_word_by_word_and_play_walks_through(open_page):
+    page = open_page(reduced_motion="no-preference")
+    bring(page, EXAMPLES / "chelsea.jpg")
+    assert page.locator(".words > li.unsaid").count() > 0
+    page.locator(".word").first.hover()  # skips the rest
+    assert page.locator(".words > li.unsaid").count() == 0
+    page.locator("button.play").click()
+    for number in (0, 1):
+        page.locator(f".word.shown[data-number='{number}']").wait_for()
+
+
+def test_choosing_another_word_goes_on_from_there(open_page, captioner):
+    page = open_page()
+    bring(page, EXAMPLES / "coffee.jpg")
+    photo = open_photo(EXAMPLES / "coffee.jpg")
+    words = explain(captioner.model, captioner.processor, photo).words
+    place = 2
+    other = next(text for text, _ in words[place].alternatives if text != words[place].text and text[0] != "<")
+    begun = " ".join([word.text for word in words[:place]] + [other])
+    alternatives = page.locator(".words > li").nth(place).locator(".alternative")
+    assert alternatives.count() == 5
+    alternatives.filter(has_text=re.compile(rf"^{other}[0-9]")).click()
+    page.locator(".words > li.begun").nth(place).wait_for()
+    assert " ".join(said(page)) == explain(captioner.model, captioner.processor, photo, text=begun).caption
+
+
+def test_beams_stand_side_by_side_with_their_scores(open_page, captioner):
+    page = open_page()
+    bring(page, EXAMPLES / "coffee.jpg")
+    page.get_by_text("How it searches").click()
+    beams = page.get_by_label("number input for Beams")
+    beams.fill("3")
+    beams.press("Enter")
+    page.locator(".beams li").nth(2).wait_for()
+    expected = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "coffee.jpg"), num_beams=3).beams
+    for beam, (caption, log_probability) in zip(page.locator(".beams li").all(), expected, strict=True):
+        score = beam.locator("small").text_content()
+        assert beam.text_content() == caption + score
+        assert float(score) == pytest.approx(log_probability, abs=0.011)
+
+
+def test_covering_shows_how_far_each_word_falls(open_page, captioner):
+    page = open_page()
+    bring(page, EXAMPLES / "coffee.jpg")
+    first = said(page)
+    page.locator("button.paint").click()
+    box = page.locator("img.picture").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=5)
+    page.mouse.up()
+    page.locator(".again:visible").wait_for()
+    assert all(re.fullmatch(r"[\d.]+% → [\d.]+%", text) for text in page.locator(".word small").all_text_contents())
+    assert said(page) == first
+    page.locator("button.uncover").click()
+    assert not page.locator(".again").is_visible()
+
+    page.locator(".word").first.click()
+    page.locator("button.conceal").click()
+    page.locator(".again:visible").wait_for()
+    photo = open_photo(EXAMPLES / "coffee.jpg")
+    before = explain(captioner.model, captioner.processor, photo).words[0]
+    order = np.argsort(-before.map.ravel(), kind="stable")
+    needed = int(np.searchsorted(np.cumsum(before.map.ravel()[order]), 0.5)) + 1
+    hidden = np.zeros(SIDE * SIDE, bool)
+    hidden[order[: min(needed, SIDE * SIDE // 4)]] = True
+    mask = np.kron(hidden.reshape(SIDE, SIDE), np.ones((6, 6), np.uint8)) * 255
+    mask = Image.fromarray(mask.astype(np.uint8)).resize(photo.size, Image.BILINEAR)
+    covered = Image.composite(Image.new("RGB", photo.size, (128, 128, 128)), photo, mask)
+    after = explain(captioner.model, captioner.processor, covered)
+    assert page.locator(".second").text_content() == after.caption
+
+
+def test_photo_dropped_on_the_stage_is_next(open_page):
+    page = open_page()
+    bring(page, EXAMPLES / "rocket.jpg")
+    data = page.evaluate_handle(
+        """async (url) => {
+            const file = new File([await (await fetch(url)).blob()], "next.png", { type: "image/png" });
+            const data = new DataTransfer();
+            data.items.add(file);
+            return data;
+        }""",
+        PIXELS,
+    )
+    before = page.locator("img.picture").get_attribute("src")
+    page.locator(".stage").dispatch_event("drop", {"dataTransfer": data})
+    page.wait_for_function("before => document.querySelector('img.picture').src !== before", arg=before)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(open_page, width, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page = open_page(width=width, theme=theme)
+    page.locator(".gallery-item[aria-label]").first.wait_for()
+    assert_nothing_serious(axe, page)
+    bring(page, EXAMPLES / "chelsea.jpg")
+    page.locator(".word").first.click()
+    page.locator("button.conceal").click()
+    page.locator(".again:visible").wait_for()
+    page.get_by_text("How it searches").click()
+    assert_nothing_serious(axe, page)
+    page.get_by_role("tab", name="How it works").click()
+    page.locator(".tokens li").first.wait_for()
+    assert_nothing_serious(axe, page)
+    page.get_by_role("tab", name="Many photos").click()
+    page.locator("#start").wait_for()
+    assert_nothing_serious(axe, page)
+
+
+def assert_nothing_serious(axe, page):
+    violations = axe.run(page).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")] == []
+
+
+def test_page_speaks_vietnamese(open_page):
+    page = open_page(locale="vi-VN")
+    page.get_by_role("heading", name="Xem nó nhìn gì").wait_for()
+    bring(page, EXAMPLES / "chelsea.jpg")
+    assert page.locator("button.play").text_content() == "Chạy"
+    assert page.locator("html").get_attribute("lang") == "vi"
+
+
+def test_wrong_model_and_taken_port_are_one_line(captioner, address, tmp_path):
+    port = address.rsplit(":", 1)[1].strip("/")
+    for options in (["--model", tmp_path], ["--model", captioner.folder, "--port", port]):
+        app = subprocess.run([sys.executable, "app.py", *options], cwd=ROOT, capture_output=True, text=True)
+        assert app.returncode == 1
+        assert re.fullmatch(r"error: .+\n", app.stderr)

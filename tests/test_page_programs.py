@@ -1,0 +1,157 @@
+"""The page for programs and for many: the endpoint, MCP, many photos, many visitors."""
+
+import csv
+import json
+import urllib.request
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from browsing import EXAMPLES, SIDE, bring, needs_browser, said
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from demo.batching import Batcher
+from modeling_captioner import explain, open_photo
+
+pytest_plugins = ["browsing"]
+NAMES = ("astronaut", "chelsea", "china", "coffee", "flower", "rocket")
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return Client(address, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def captions(captioner):
+    """What the model says of each example by itself."""
+    photos = {name: open_photo(EXAMPLES / f"{name}.jpg") for name in NAMES}
+    return {name: explain(captioner.model, captioner.processor, photo).caption for name, photo in photos.items()}
+
+
+def ask(client, name, **settings):
+    return client.predict(photo=handle_file(EXAMPLES / f"{name}.jpg"), api_name="/caption", **settings)
+
+
+def post(url, body, **headers):
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"} | headers
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read().decode()
+
+
+def test_endpoint_gives_caption_words_probabilities_and_maps(client, captions):
+    answer = ask(client, "coffee")
+    assert answer["caption"] == captions["coffee"]
+    for word in answer["words"]:
+        assert len(word["map"]) == len(word["map"][0]) == SIDE
+        assert sum(map(sum, word["map"])) == pytest.approx(1, abs=1e-3)
+        assert 0 <= word["probability"] <= 1
+        assert [set(other) for other in word["alternatives"]] == [{"word", "probability"}] * 5
+    begun = ask(client, "coffee", text="a man", num_beams=2)
+    assert begun["caption"].startswith("a man ")
+    assert len(begun["beams"]) == 2
+
+
+def test_endpoint_describes_itself(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert list(endpoints) == ["/caption"]
+    returns = endpoints["/caption"]["returns"][0]["python_type"]["type"]
+    assert "words: list[dict(text: str, probability: float, map: list[list[float]]" in returns
+
+
+def test_bad_photo_among_many_requests_fails_alone(client, captions, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+
+    def one(name):
+        try:
+            path = broken if name == "broken" else EXAMPLES / f"{name}.jpg"
+            return client.predict(photo=handle_file(path), api_name="/caption")["caption"]
+        except AppError as error:
+            return str(error)
+
+    names = [*NAMES, "broken", *reversed(NAMES), *NAMES, "coffee"]
+    with ThreadPoolExecutor(20) as visitors:
+        answers = list(visitors.map(one, names))
+    expected = captions | {"broken": "broken.jpg is not a picture that can be read; save it as JPEG or PNG."}
+    assert answers == [expected[name] for name in names]
+
+
+def test_what_waits_together_is_captioned_together(captioner, captions):
+    passes = []
+    hook = captioner.model.encoder.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    photos = {name: open_photo(EXAMPLES / f"{name}.jpg") for name in NAMES}
+    batcher = Batcher(captioner.model, captioner.processor)
+    with ThreadPoolExecutor(18) as visitors:
+        answers = list(visitors.map(lambda name: batcher.explain(photos[name]).caption, NAMES * 3))
+        shorter = visitors.submit(batcher.explain, photos["coffee"], max_new_tokens=7)
+        failing = visitors.submit(batcher.explain, photos["coffee"], no_such_option=1)
+    hook.remove()
+    assert answers == [captions[name] for name in NAMES * 3]
+    assert max(passes) > 1
+    assert len(shorter.result().words) <= 7
+    with pytest.raises(ValueError, match="no_such_option"):
+        failing.result()
+
+
+def test_server_opens_no_files_of_its_own(address):
+    """Whoever leaves out Gradio's label of a file must not read the server's pictures."""
+    photo = {"path": str(EXAMPLES / "coffee.jpg")}
+    call = f"{address}gradio_api/call/caption"
+    event = json.loads(post(call, {"data": [photo, 1, 20, 0, 1, ""]}))["event_id"]
+    with urllib.request.urlopen(f"{call}/{event}", timeout=60) as answer:
+        assert "the server's own files are not for captioning" in answer.read().decode()
+
+
+def test_agents_find_the_tool(open_app):
+    pytest.importorskip("mcp", reason="needs gradio[mcp]")
+    answer = post(f"{open_app.address}gradio_api/mcp/", {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    (tool,) = json.loads(answer.split("data: ", 1)[1])["result"]["tools"]
+    assert tool["name"] == "caption"
+    assert tool["description"].startswith("Say in one English sentence what a photo shows")
+    assert tool["inputSchema"]["required"] == ["photo"]
+    assert all("description" in option for option in tool["inputSchema"]["properties"].values())
+
+
+@needs_browser
+def test_page_says_what_the_endpoint_says(open_page, client):
+    page = open_page()
+    bring(page, EXAMPLES / "rocket.jpg")
+    assert " ".join(said(page)) == ask(client, "rocket")["caption"]
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
+def test_many_photos_become_a_table(open_page, captions, tmp_path, width, theme):
+    with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
+        archive.write(EXAMPLES / "china.jpg", "far/china.jpg")
+        archive.writestr("broken.jpg", b"no picture")
+        archive.writestr("__MACOSX/china.jpg", b"what computers put there")
+    page = open_page(width=width, theme=theme)
+    page.get_by_role("tab", name="Many photos").click()
+    page.locator("#files input[type=file]").set_input_files([tmp_path / "holiday.zip", EXAMPLES / "coffee.jpg"])
+    page.locator("#files").get_by_text("coffee").first.wait_for()
+    page.locator("#start").click()
+    expected = [
+        {"file": "holiday.zip/far/china.jpg", "caption": captions["china"], "problem": ""},
+        {
+            "file": "holiday.zip/broken.jpg",
+            "caption": "",
+            "problem": "broken.jpg is not a picture that can be read; save it as JPEG or PNG.",
+        },
+        {"file": "coffee.jpg", "caption": captions["coffee"], "problem": ""},
+    ]
+    page.locator("#csv:not([disabled])").wait_for()
+    page.locator("#table").get_by_text(captions["china"]).locator("visible=true").first.wait_for()
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    with open(download.value.path(), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row.pop("log_probability") or 0) < 0 for row in rows] == [True, False, True]
+    assert rows == expected
+    with page.expect_download() as download:
+        page.locator("#jsonl").click()
+    rows = [json.loads(line) for line in download.value.path().read_text(encoding="utf-8").splitlines()]
+    assert [{key: row[key] for key in expected[0]} for row in rows] == expected

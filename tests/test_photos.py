@@ -1,0 +1,221 @@
+"""Every kind of picture that people have, through `open_photo`."""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_captioner import PhotoError, open_photo
+
+RED, GREEN, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3, (128,) * 3
+SQUARE = 16  # pixels: what JPEG stores together
+UPRIGHT = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, GREY]], dtype=np.uint8)
+# How a camera that was held in another way stores the picture (EXIF 2.3, section 4.6.4 A, tag 274).
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: np.rot90(UPRIGHT, 1),
+    7: UPRIGHT[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+def squares(colours):
+    """A picture of one-coloured squares."""
+    return Image.fromarray(np.kron(colours, np.ones((SQUARE, SQUARE, 1), dtype=np.uint8)))
+
+
+def colours(photo):
+    """The colours in the middle of the squares."""
+    return np.asarray(photo)[SQUARE // 2 :: SQUARE, SQUARE // 2 :: SQUARE].astype(int)
+
+
+def assert_upright(photo, tolerance=0):
+    assert photo.mode == "RGB"
+    np.testing.assert_allclose(colours(photo), UPRIGHT, atol=tolerance)
+
+
+def saved(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_photos_are_turned_as_their_exif_says(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"subsampling": 0, "quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
+    photo = open_photo(saved(squares(STORED[orientation]), kind, exif=exif, **options))
+    assert_upright(photo, tolerance=8 if kind == "JPEG" else 0)
+    assert_upright(open_photo(photo), tolerance=8)  # which no second opening turns again
+
+
+def test_a_picture_with_garbled_exif_is_shown_as_it_is():
+    assert_upright(open_photo(saved(squares(UPRIGHT), "PNG", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\xff\xff nonsense")))
+
+
+def test_sources(tmp_path):
+    """Paths, bytes, file objects and pictures give the same photo; a file object is left open."""
+    path = tmp_path / "photo.png"
+    squares(UPRIGHT).save(path)
+    content = path.read_bytes()
+    with open(path, "rb") as file, Image.open(path) as picture:
+        for source in (path, str(path), content, bytearray(content), memoryview(content), io.BytesIO(content), file):
+            assert_upright(open_photo(source))
+        assert_upright(open_photo(picture))
+        assert not file.closed
+
+
+@pytest.mark.parametrize(
+    "kind", ["AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"]
+)
+def test_formats(kind):
+    options = {"sizes": [(48, 32)]} if kind == "ICO" else {}
+    assert_upright(open_photo(saved(squares(UPRIGHT), kind, **options)), tolerance=40)
+
+
+def test_a_cameras_file_of_several_photos():
+    """MPO: a JPEG with more behind it, which phones write for depth and for both eyes."""
+    second = squares(UPRIGHT[::-1])
+    photo = saved(squares(UPRIGHT), "MPO", save_all=True, append_images=[second], quality=95, subsampling=0)
+    assert_upright(open_photo(photo), tolerance=8)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_picture_of_several(kind):
+    frames = [squares(np.roll(UPRIGHT, shift, axis=1)) for shift in (1, 2)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = saved(squares(UPRIGHT), kind, save_all=True, append_images=frames, **options)
+    assert Image.open(io.BytesIO(content)).n_frames == 3
+    assert_upright(open_photo(content), tolerance=1)
+
+
+def greys(values):
+    return np.repeat(np.array(values)[..., None], 3, axis=-1)
+
+
+def test_palette():
+    assert_upright(open_photo(saved(squares(UPRIGHT).quantize(8), "PNG")), tolerance=1)
+
+
+def test_what_is_transparent_is_white():
+    """As in a browser, whether a channel, the palette or a colour says so."""
+    channel = squares(UPRIGHT).convert("RGBA")
+    channel.putalpha(Image.fromarray(np.full((32, 48), 255, dtype=np.uint8)))
+    channel.paste((255, 0, 0, 0), (0, 0, 16, 16))
+    channel.paste((0, 0, 255, 128), (32, 0, 48, 16))
+    seen = colours(open_photo(saved(channel, "PNG")))
+    assert seen[0].tolist() == [[255, 255, 255], [0, 255, 0], [127, 127, 255]]
+    palette = squares(UPRIGHT).quantize(8)
+    seen = colours(open_photo(saved(palette, "PNG", transparency=palette.getpixel((0, 0)))))
+    np.testing.assert_allclose(seen[0], [WHITE, GREEN, BLUE], atol=1)
+    seen = colours(open_photo(saved(squares(UPRIGHT), "PNG", transparency=RED)))
+    assert seen[0].tolist() == [list(WHITE), list(GREEN), list(BLUE)]
+    grey = Image.merge("LA", [Image.new("L", (16, 16), 0), Image.new("L", (16, 16), 0)])
+    assert colours(open_photo(saved(grey, "PNG"))).tolist() == [[[255, 255, 255]]]
+
+
+def test_grey_and_black_and_white():
+    values = np.array([[0, 100, 255]], dtype=np.uint8)
+    grey = Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.uint8)))
+    np.testing.assert_array_equal(colours(open_photo(saved(grey, "PNG"))), greys(values))
+    two = grey.point(lambda value: 255 * (value > 50)).convert("1")
+    for kind in ("PNG", "TIFF", "BMP"):
+        np.testing.assert_array_equal(colours(open_photo(saved(two, kind))), greys([[0, 255, 255]]))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bits_keep_their_brightness(kind):
+    """Pillow's own conversion would make everything above 255 of 65535 white."""
+    values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    deep = Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.uint16)))
+    seen = colours(open_photo(saved(deep, kind)))
+    np.testing.assert_allclose(seen, greys([[0, 1, 128, 255]]), atol=1)
+
+
+def test_floating_point():
+    values = np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32)
+    deep = Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.float32)))
+    np.testing.assert_allclose(colours(open_photo(saved(deep, "TIFF"))), greys([[0, 127, 255, 0]]), atol=1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk(kind):
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    assert_upright(open_photo(saved(squares(UPRIGHT).convert("CMYK"), kind, **options)), tolerance=10)
+
+
+def assert_refused(source, message):
+    with pytest.raises(PhotoError) as refusal:
+        open_photo(source)
+    assert str(refusal.value) == message
+
+
+def test_what_is_no_picture_is_refused_by_name(tmp_path):
+    missing, empty, text, page = (tmp_path / name for name in ("missing.jpg", "empty.jpg", "text.jpg", "page.eps"))
+    empty.touch()
+    text.write_text("no picture")
+    squares(UPRIGHT).save(page)  # EPS is a program, which Pillow would give to Ghostscript
+    assert_refused(missing, f"{missing} does not exist; check the path.")
+    assert_refused(str(missing), f"{missing} does not exist; check the path.")
+    assert_refused("", " does not exist; check the path.")
+    assert_refused(tmp_path, f"{tmp_path} is not a file; give the path of a picture.")
+    assert_refused(empty, f"{empty} is empty; export it anew as JPEG or PNG.")
+    assert_refused(text, f"{text} is not a picture that can be read; save it as JPEG or PNG.")
+    assert_refused(page, f"{page} is not a picture that can be read; save it as JPEG or PNG.")
+    assert_refused(b"", "The picture is not a picture that can be read; save it as JPEG or PNG.")
+    with open(text, "rb") as file:
+        assert_refused(file, f"{text} is not a picture that can be read; save it as JPEG or PNG.")
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_pictures_are_refused(kind, share, tmp_path):
+    path = tmp_path / "photo"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = saved(Image.fromarray(noise), kind)
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(
+        PhotoError, match=r"photo is (damaged or incomplete|not a picture that can be read); .* as JPEG or PNG\.$"
+    ):
+        open_photo(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert_refused(tmp_path / "pipe.png", f"{tmp_path / 'pipe.png'} is not a file; give the path of a picture.")
+
+
+def bomb(width, height):
+    """A PNG that claims a size and has next to nothing in it: who decodes it fills the memory or finds it damaged."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(10_000, 5_001))
+    message = "has 10000 x 5001 pixels, more than the 50 million allowed; make it smaller."
+    assert_refused(path, f"{path} {message}")
+    assert_refused(path.read_bytes(), f"The picture {message}")
+    path.write_bytes(bomb(60_000, 60_000))
+    assert_refused(path, f"{path} has too many pixels; make it smaller.")
+    path.write_bytes(bomb(10_000, 5_000))
+    assert_refused(path, f"{path} is damaged or incomplete; export it anew as JPEG or PNG.")
+    squares(UPRIGHT).save(path)
+    assert_upright(open_photo(path, max_pixels=48 * 32))
+    with pytest.raises(PhotoError, match="48 x 32 pixels"):
+        open_photo(path, max_pixels=48 * 32 - 1)
