@@ -24,7 +24,9 @@ def word_probe(features, captions):
     """
     said = [set(re.findall(r"[a-z]+", " ".join(texts).lower())) for texts in captions]
     counts = Counter(word for words in said for word in words)
-    words = [word for word, _ in counts.most_common(SKIPPED + WORDS)[SKIPPED:]]
+    telling = [(word, count) for word, count in counts.most_common() if count < len(said)]
+    skipped = min(SKIPPED, len(telling) // 4)
+    words = [word for word, _ in telling[skipped : skipped + WORDS]]
     targets = torch.tensor([[word in words_of for word in words] for words_of in said], dtype=torch.float64)
     features = features.double()
     features = (features - features.mean(0)) / features.std()
