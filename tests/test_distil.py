@@ -74,5 +74,5 @@ def test_the_probe_tells_knowledge_from_noise():
     captions = [[" ".join(word for word, here in zip(words, row, strict=True) if here)] for row in said.tolist()]
     noise = torch.randn(400, 50, generator=generator)
     telling = said[:, 30:150].float() + 0.3 * torch.randn(400, 120, generator=generator)
-    assert word_probe(telling, captions) > 0.95
+    assert word_probe(telling, captions) > 0.9
     assert 0.45 < word_probe(noise, captions) < 0.55
