@@ -26,7 +26,9 @@ THEME = gr.themes.Base(
     font=["system-ui", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
-    # Gradio's own greys are too pale to read with ease.
+    # Gradio's own greys and its button are too pale to read with ease.
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
     block_info_text_color="*neutral_600",
     block_info_text_color_dark="*neutral_300",
     block_label_text_color="*neutral_700",

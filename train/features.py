@@ -53,9 +53,9 @@ def cached_features(encoder, processor, photos, folder, batch_size):
 
 
 def fingerprint(encoder, processor, photos):
-    """A hash of the photos, of how they are prepared, and of the encoder's weights."""
+    """A hash of the photos, of how they are prepared (what becomes of the first one), and of the encoder's weights."""
     digest = hashlib.sha256(photos._fingerprint.encode())
-    digest.update(json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str).encode())
+    digest.update(processor(images=photo_of(photos[0]), return_tensors="np").pixel_values.tobytes())
     for tensor in encoder.backbone.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
