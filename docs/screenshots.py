@@ -10,13 +10,13 @@ from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
-from browsing import ARGUMENTS, CHROMIUM, EXAMPLES, SHIPPED, bring, running_app  # noqa: E402
+from browsing import ARGUMENTS, CHROMIUM, EXAMPLES, PATIENCE, SHIPPED, bring, running_app  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=SHIPPED, help="the captioner to show (default: the shipped one)")
-    parser.add_argument("--photo", default=EXAMPLES / "coffee.jpg", help="the photo to show (default: %(default)s)")
+    parser.add_argument("--photo", default=EXAMPLES / "astronaut.jpg", help="the photo to show (default: %(default)s)")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -37,6 +37,7 @@ def main():
 
 def open_answer(browser, address, photo, width, theme):
     page = browser.new_page(viewport={"width": width, "height": 800}, reduced_motion="reduce")
+    page.set_default_timeout(PATIENCE)
     page.goto(f"{address}?__theme={theme}")
     bring(page, photo)
     page.wait_for_load_state("networkidle")

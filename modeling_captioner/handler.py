@@ -10,7 +10,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 MAX_PHOTOS = 32
 # A stranger's request must not hold the machine for minutes.
-LIMITS = {"max_new_tokens": 64, "num_beams": 16, "num_return_sequences": 16}
+LIMITS = {"max_length": 64, "max_new_tokens": 64, "num_beams": 16, "num_return_sequences": 16}
 
 
 class EndpointHandler:

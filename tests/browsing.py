@@ -39,6 +39,7 @@ ARGUMENTS = [
 ]
 EXAMPLES = ROOT / "demo" / "examples"
 SIDE = 8
+PATIENCE = 120_000  # milliseconds: a machine that also trains is slow
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="the page's tests need Chromium: apt install chromium")
 
@@ -136,6 +137,7 @@ def open_page(browser, address):
     def open_(width=1280, height=900, theme="light", **options):
         options = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"} | options
         context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: pytest.fail(f"the page's script failed: {error}"))

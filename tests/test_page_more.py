@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from browsing import EXAMPLES, SIDE, bring, needs_browser, said
+from browsing import EXAMPLES, PATIENCE, SIDE, bring, needs_browser, said
 from datasets import load_dataset
 from PIL import Image
 
@@ -60,6 +60,7 @@ def test_lecture_tells_the_numbers_of_the_visitors_photo(open_page, captioner, w
 def test_corrections_are_kept_only_when_asked(open_page, open_app, browser, tmp_path):
     assert open_page().locator("#teach").count() == 0
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(open_app.address)
     bring(page, EXAMPLES / "coffee.jpg")
     page.get_by_text("Teach it").click()
