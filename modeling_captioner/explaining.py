@@ -56,10 +56,9 @@ def explain_photos(model, processor, photos, *, text="", alternatives=5, **gener
     settings = {"num_return_sequences": beams} | generation
     encoder_outputs = BaseModelOutput(regions)  # in which `generate` repeats the regions for its beams
     sequences = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=inputs.decoder_input_ids, **settings)
-    pad, per_photo = model.config.pad_token_id, len(sequences) // len(photos)
     return [
-        _explanation(model, processor, alternatives, regions[[number]], [ids[ids != pad] for ids in captions])
-        for number, captions in enumerate(sequences.split(per_photo))
+        _explanation(model, processor, alternatives, regions[[number]], [_until_end(model, ids) for ids in captions])
+        for number, captions in enumerate(sequences.split(len(sequences) // len(photos)))
     ]
 
 
@@ -79,6 +78,12 @@ def explain_caption(model, processor, photo, caption, *, alternatives=5):
     _, log_probabilities, maps = _score(model, model.get_encoder()(inputs.pixel_values)[0], ids)
     words = _words(model, processor, alternatives, ids, log_probabilities, maps)
     return Explanation(" ".join(word.text for word in words), _total(ids, log_probabilities), words)
+
+
+def _until_end(model, ids):
+    """The ids up to the first `<end>`: beam search fills the rest of a shorter caption with more of them."""
+    ends = (ids == model.config.eos_token_id).nonzero()
+    return ids[: ends[0, 0] + 1] if len(ends) else ids
 
 
 def _explanation(model, processor, alternatives, regions, captions):

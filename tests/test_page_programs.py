@@ -61,6 +61,20 @@ def test_endpoint_describes_itself(client):
     assert "words: list[dict(text: str, probability: float, map: list[list[float]]" in returns
 
 
+def test_beams_have_the_scores_of_the_search(captioner):
+    """Also those of captions that end before the others; nothing but the model may decide here."""
+    plain = {"num_beams": 4, "max_new_tokens": 12, "min_new_tokens": 0, "repetition_penalty": 1.0}
+    photo = open_photo(EXAMPLES / "astronaut.jpg")
+    inputs = captioner.processor(images=photo, text="", return_tensors="pt")
+    found = captioner.model.generate(
+        **inputs, **plain, num_return_sequences=4, return_dict_in_generate=True, output_scores=True
+    )
+    beams = explain(captioner.model, captioner.processor, photo, **plain).beams
+    for (caption, log_probability), ids, score in zip(beams, found.sequences, found.sequences_scores, strict=True):
+        ended = (ids[1:] == captioner.model.config.eos_token_id).any().item()
+        assert log_probability == pytest.approx(score.item() * (len(caption.split()) + ended), abs=1e-3)
+
+
 def test_bad_photo_among_many_requests_fails_alone(client, captions, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
