@@ -41,6 +41,15 @@ def drawn_photos():
     return [drawn_photo(colour, shape) for colour in COLOURS for shape in SHAPES]
 
 
+@pytest.fixture
+def files(tmp_path, drawn_photos):
+    """The drawn photos as files."""
+    files = [tmp_path / f"{number}.png" for number in range(len(drawn_photos))]
+    for file, (photo, _) in zip(files, drawn_photos, strict=True):
+        photo.save(file)
+    return files
+
+
 @pytest.fixture(scope="session")
 def tiny_captioner(drawn_photos):
     """Builds (model, processor) with random weights, in evaluation mode; options are `CaptionerConfig`'s."""

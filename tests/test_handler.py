@@ -33,14 +33,6 @@ def error(data):
 
 
 @pytest.fixture
-def files(tmp_path, drawn_photos):
-    files = [tmp_path / f"{number}.png" for number in range(len(drawn_photos))]
-    for file, (photo, _) in zip(files, drawn_photos, strict=True):
-        photo.save(file)
-    return files
-
-
-@pytest.fixture
 def asked(tmp_path, learnt_captioner, files):
     """What an isolated process in another directory answers, with the handler of a published folder and its photos."""
     folder, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"

@@ -55,15 +55,6 @@ def fresh(tmp_path):
     return run
 
 
-@pytest.fixture
-def files(tmp_path, drawn_photos):
-    """The drawn photos as files."""
-    files = [tmp_path / f"{number}.png" for number in range(len(drawn_photos))]
-    for file, (photo, _) in zip(files, drawn_photos, strict=True):
-        photo.save(file)
-    return files
-
-
 @pytest.fixture(params=["tiny", "shipped"])
 def repository(request, tmp_path):
     """The folder of a published captioner: a tiny one that knows the drawn photos' captions, and the shipped one."""
