@@ -6,7 +6,9 @@
 import argparse
 import importlib.util
 import os
+import signal
 import sys
+import tempfile
 
 from caption import SHIPPED, complain, load_captioner
 
@@ -20,29 +22,54 @@ def main():
     try:
         if options.mcp and not importlib.util.find_spec("mcp"):
             raise ValueError("--mcp needs the package mcp; install it with pip install 'gradio[mcp]'.")
+        if options.deploy:
+            from train.publish import deploy
+
+            print(f"Deployed: {deploy(options.deploy, options.model)}")
+            return 0
         if options.corrections:
             os.makedirs(options.corrections, exist_ok=True)
+        if options.auth and not all(options.auth.partition(":")):
+            raise ValueError("--auth needs a name and a password: NAME:PASSWORD.")
+        if options.auth and options.mcp:  # Gradio (6.31) asks nobody there
+            raise ValueError("Agents bring no password: leave out --mcp or --auth.")
         model, processor = load_captioner(options.model, None, "float32")
     except (ValueError, OSError, StrictDataclassError) as error:
         complain(error)
         return 1
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # asked as soon as Gradio is imported
+    with tempfile.TemporaryDirectory(prefix="captioner-") as folder:
+        # A folder of the page's own for visitors' files, gone when the page ends.
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            serve(model, processor, options)
+        except (ValueError, OSError) as error:  # the port is taken, the host is none of this machine's, no such size
+            complain(error)
+            return 1
+    return 0
+
+
+def serve(model, processor, options):
+    """Open the page, and stay until it is stopped."""
+    from demo.guard import guards, sweep
     from demo.page import build_page
 
-    page, look = build_page(model, processor, options.corrections)
-    try:
-        page.launch(
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            mcp_server=options.mcp,
-            max_file_size="500mb",
-            **look,
-        )
-    except OSError as error:  # the port is taken, or the host is none of this machine's
-        complain(error)
-        return 1
-    return 0
+    page, look = build_page(model, processor, options.corrections, options.delete_cache)
+    page.queue(max_size=options.queue_size, default_concurrency_limit=options.concurrency)
+    sweep(2 * options.delete_cache)
+    page.launch(
+        server_name=options.host,
+        server_port=options.port,
+        share=options.share,
+        mcp_server=options.mcp,
+        max_file_size=options.max_file_size,
+        auth=tuple(options.auth.split(":", 1)) if options.auth else None,
+        app_kwargs={"middleware": guards()},
+        state_session_capacity=200,  # of visitors; memory grew with each, and this page needs none of it
+        run_history=False,  # or a visitor's photos would stay in the browser
+        **look,
+    )
 
 
 def parse_options():
@@ -56,7 +83,35 @@ def parse_options():
         metavar="DIR",
         help="let visitors correct captions, and keep their photos and words in DIR (default: nothing is kept)",
     )
+    parser.add_argument("--deploy", metavar="NAME", help="put page and model into the Space NAME on the Hub, and end")
     parser.add_argument("--mcp", action="store_true", help="also serve the tool `caption` to agents, over MCP")
+    limits = parser.add_argument_group("limits of a public page")
+    limits.add_argument(
+        "--auth",
+        metavar="NAME:PASSWORD",
+        default=os.environ.get("CAPTIONER_AUTH"),
+        help="let in only who knows these (default: the environment's CAPTIONER_AUTH, or everyone)",
+    )
+    limits.add_argument(
+        "--max_file_size", metavar="SIZE", default="100mb", help="of a photo or zip (default: %(default)s)"
+    )
+    limits.add_argument(
+        "--queue_size", type=int, metavar="N", default=500, help="requests that may wait (default: %(default)s)"
+    )
+    limits.add_argument(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        default=16,
+        help="photos that are read at once; the model takes them together (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--delete_cache",
+        type=int,
+        metavar="SECONDS",
+        default=3600,
+        help="visitors' files are deleted after so long, at most twice as long (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

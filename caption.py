@@ -1,6 +1,8 @@
 """Caption photos on the command line: `python caption.py PHOTO ...` prints each photo's path, a tab and its caption."""
 
 import argparse
+import datetime
+import functools
 import itertools
 import json
 import os
@@ -10,46 +12,95 @@ import sys
 import warnings
 from pathlib import Path
 
+from captioning.outputs import CaptionFile, Printed, TextFiles, printable
+
 # PyTorch and what needs it are imported where they are used, so that --help and wrong usage answer at once.
 
 SHIPPED = Path(__file__).resolve().parent / "modeling_captioner"
-MOST_DRAWN = 30  # photos that --attention draws: the picture of more is too tall to open
-# A map over its photo, from "not looked at", which darkens, to "looked at", which shines: red, green, blue, alpha.
-HEAT = {0: (8, 10, 40, 0.62), 0.35: (90, 20, 110, 0.46), 0.65: (235, 90, 40, 0.46), 1: (255, 228, 90, 0.52)}
 
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(
         prog="caption.py",
         description="Caption photos: a line PATH<TAB>CAPTION for each, in the given order. What cannot be captioned is "
-        "named on standard error, the rest is captioned all the same, and the exit status is then 1.",
+        "named on standard error at the end, the rest is captioned all the same, and the exit status is then 1. "
+        "Several processes, also on several machines, share the photos: accelerate launch caption.py PHOTO ... "
+        "--output FILE.",
         epilog="Control characters in a path, such as a tab or a line break, are written as \\t, \\n, \\x1b; --json "
-        "gives the path as it is.",
+        "and the other formats give the path as it is.",
     )
-    parser.add_argument(
+    photos = parser.add_argument_group("photos")
+    photos.add_argument(
         "photos",
-        nargs="+",
+        nargs="*",
         metavar="PHOTO",
-        help="A picture, or a folder: the pictures in it and in its subfolders, sorted; hidden ones are left out.",
+        help="A picture; a folder: the pictures in it and in its subfolders, sorted, hidden ones left out; a pattern "
+        "in quotes, such as 'day*/**/*.jpg'; or - for a list on standard input.",
     )
-    parser.add_argument("--model", default=str(SHIPPED), help="A folder, or a name on the Hub. Default: %(default)s.")
-    parser.add_argument("--num_beams", type=positive, metavar="N", help="Captions tried at once. Default: the model's.")
-    parser.add_argument("--max_new_tokens", type=positive, metavar="N", help="Most words. Default: the model's.")
-    parser.add_argument("--batch_size", type=positive, metavar="N", default=8, help="Photos at once. Default: 8.")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, ... Default: the accelerator if there is one.")
-    parser.add_argument(
+    photos.add_argument(
+        "--recursive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Whether a folder's subfolders count. Default: they do.",
+    )
+    photos.add_argument(
+        "--list",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="A file with a path in each line, or with NUL between them; - for standard input.",
+    )
+    photos.add_argument("--dataset_name", metavar="NAME", help="A data set on the Hub or a folder, read as it comes.")
+    photos.add_argument("--dataset_config_name", metavar="NAME", help="Its configuration, where it has several.")
+    photos.add_argument("--split", default="train", help="Its split. Default: train.")
+    photos.add_argument("--image_column", default="image", help="Its column of photos. Default: image.")
+    captions = parser.add_argument_group("captions")
+    captions.add_argument(
+        "--json", action="store_true", help="Lines of JSON: file, caption, log_probability (natural)."
+    )
+    captions.add_argument(
+        "--output",
+        metavar="FILE",
+        help="Write to a file instead, in the format of its name: .jsonl, .csv, .tsv, .json (COCO's results), "
+        "metadata.jsonl (an imagefolder's). Each photo is in it once.",
+    )
+    captions.add_argument("--txt", action="store_true", help="Write each caption to a .txt beside its photo instead.")
+    captions.add_argument("--prefix", default="", metavar="TEXT", help="What each caption begins with, as it stands.")
+    captions.add_argument("--suffix", default="", metavar="TEXT", help="What each caption ends with, as it stands.")
+    captions.add_argument("--resume", action="store_true", help="Go on with --output or --txt; what is done stays.")
+    captions.add_argument(
+        "--attention",
+        metavar="OUT.png",
+        help="Draw where each word looked (.png, .jpg, .pdf or .svg), for at most 30 photos.",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default=str(SHIPPED), help="A folder, or a name on the Hub. Default: %(default)s.")
+    model.add_argument("--num_beams", type=positive, metavar="N", help="Captions tried at once. Default: the model's.")
+    model.add_argument("--max_new_tokens", type=positive, metavar="N", help="Most words. Default: the model's.")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, mps, ... Default: the accelerator if there is one.")
+    model.add_argument(
         "--dtype",
         choices=["float32", "float16", "bfloat16"],
         default="float32",
-        help="Default: float32; on a GPU float16 is faster.",
+        help="Default: float32. Faster, at a little less quality: bfloat16 on a CPU that computes in it (AVX512-BF16, "
+        "AMX; on others it is slower), float16 on a GPU.",
     )
-    parser.add_argument("--json", action="store_true", help="Lines of JSON: file, caption, log_probability (natural).")
-    parser.add_argument(
-        "--attention",
-        metavar="OUT.png",
-        help=f"Draw where each word looked (.png, .jpg, .pdf or .svg), for at most {MOST_DRAWN} photos.",
+    model.add_argument(
+        "--batch_size",
+        type=positive,
+        metavar="N",
+        help="Photos at once. Default: 32 on a CPU, 256 on a GPU, fewer where its memory does not suffice.",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if bool(options.photos or options.list) == bool(options.dataset_name):
+        parser.error("give PHOTO ..., --list or --dataset_name")
+    if options.output and options.txt:
+        parser.error("give --output or --txt")
+    if options.dataset_name and (options.txt or options.attention):
+        parser.error("--txt and --attention need photos that are files, not --dataset_name")
+    if options.resume and not (options.output or options.txt):
+        parser.error("--resume goes on with --output or --txt")
+    return options
 
 
 def positive(text):
@@ -70,26 +121,139 @@ def main(arguments=None):
 
 
 def run(options):
-    paths = [path for given in options.photos for path in find_photos(given)]
-    if options.attention:
-        check_drawing(options.attention, len(paths))
+    process, processes = join_processes()
+    output = output_for(options, process, processes)
+    photos, total, position, read = (rows_of if options.dataset_name else files_of)(options, output, process)
     model, processor = load_captioner(options.model, options.device, options.dtype)
     generation = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens")}
     generation = {name: value for name, value in generation.items() if value is not None}
+    mine = itertools.islice(photos, process, None, processes)
     failed, drawn = [], []
-    photos = open_photos(paths, failed)
     if options.attention:
-        captions = caption_with_maps(model, processor, photos, generation, drawn)
+        from captioning.drawing import caption_with_maps, draw
+
+        captions = caption_with_maps(model, processor, mine, read, generation, failed, drawn)
     else:
-        captions = caption_photos(model, processor, photos, generation, options.batch_size)
-    for path, caption, log_probability in captions:
-        if options.json:
-            line = json.dumps({"file": path, "caption": caption, "log_probability": log_probability})
-        else:
-            line = f"{printable(path)}\t{caption}"
-        print(line, flush=True)
+        from captioning.pipeline import caption_photos
+
+        batch_size = options.batch_size or (32 if model.device.type == "cpu" else 256)
+        # Decoded with no more pixels than the encoder sees, 30 of 200 photos got another caption; with twice, none did.
+        side = 2 * max(processor.image_processor.size.height, processor.image_processor.size.width)
+        small = functools.partial(read, side=side)
+        captions = caption_photos(model, processor, mine, small, generation, batch_size, failed)
+    done = 0
+    with progress(options, total and len(range(process, total, processes))) as bar:
+        for batch in captions:
+            output.add([(name, f"{options.prefix}{caption}{options.suffix}", score) for name, caption, score in batch])
+            bar.update(len(batch))
+            done += len(batch)
     if drawn:
         draw(drawn, options.attention)
+    failed, done = gathered(failed, done, processes)
+    if process == 0:
+        output.finish(position)
+        return report(failed, done)
+    return 0
+
+
+def join_processes():
+    """The number of this process, and how many share the photos, as torchrun and `accelerate launch` tell them."""
+    process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:
+        import torch
+
+        # The quicker processes wait for the others at the end, however long that takes.
+        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=365))
+        if torch.accelerator.is_available():
+            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    return process, processes
+
+
+def output_for(options, process, processes):
+    if options.output:
+        return CaptionFile(options.output, process, processes)
+    if options.txt:
+        return TextFiles()
+    if processes > 1:
+        raise ValueError("Several processes cannot share standard output; give --output FILE or --txt.")
+    return Printed(".jsonl" if options.json else ".tsv")
+
+
+def files_of(options, output, process):
+    """What is to be captioned: pairs (name, source), how many, each name's place in the output, what opens a source."""
+    from captioning.sources import find_photos, read_file
+
+    def find():
+        paths = find_photos(options.photos, options.list, options.recursive)
+        if options.attention:
+            from captioning.drawing import check_drawing
+
+            check_drawing(options.attention, len(paths))
+        if options.output or options.txt:
+            paths = list(dict.fromkeys(paths))
+        return paths, output.begin(paths, options.resume)
+
+    paths, done = agreed(find, process)
+    remaining = [path for path in paths if output.name(path) not in done]
+    places = {output.name(path): place for place, path in enumerate(paths)}
+    return zip(remaining, remaining, strict=True), len(remaining), lambda name: places.get(name, len(places)), read_file
+
+
+def rows_of(options, output, process):
+    """As `files_of`, of a data set."""
+    from captioning.sources import read_row, stream_dataset
+
+    rows, total = stream_dataset(options.dataset_name, options.dataset_config_name, options.split, options.image_column)
+    done = agreed(lambda: output.begin([], options.resume), process)
+    remaining = (row for row in rows if output.name(row[0]) not in done)
+    return remaining, total and total - len(done), lambda name: int(str(name).rpartition("/")[2]), read_row
+
+
+def agreed(find, process):
+    """What `find()` gives in the first process, or the mistake that it finds, in all processes."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return find()
+    answer = [None, None]
+    if process == 0:
+        try:
+            answer[0] = find()
+        except (ValueError, OSError) as error:
+            answer[1] = error
+    torch.distributed.broadcast_object_list(answer)
+    found, error = answer
+    if error and process == 0:
+        raise error
+    return sys.exit(1) if error else found
+
+
+def gathered(failed, done, processes):
+    """What failed, and how many photos were captioned, in all processes."""
+    if processes == 1:
+        return failed, done
+    import torch
+
+    answers = [None] * processes
+    torch.distributed.all_gather_object(answers, (failed, done))
+    torch.distributed.destroy_process_group()
+    return [one for answer in answers for one in answer[0]], sum(answer[1] for answer in answers)
+
+
+def progress(options, total):
+    """A bar on the terminal, with photos a second and the time left, unless the captions are shown there."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() and (options.output or options.txt or not sys.stdout.isatty())
+    return tqdm(total=total, unit=" photos", disable=not shown)
+
+
+def report(failed, done):
+    """Name the photos that could not be captioned. Returns the exit status."""
+    for name, error in failed:
+        complain(error if name in str(error) else f"{name}: {error}")
+    if failed and done + len(failed) > 1:
+        complain(f"{len(failed)} of {done + len(failed)} photos could not be captioned.")
     return 1 if failed else 0
 
 
@@ -97,44 +261,11 @@ def complain(error):
     print("error:", printable(re.sub(r"\s*\n\s*", " ", str(error))), file=sys.stderr, flush=True)
 
 
-def printable(text):
-    """`text` on one line, without tabs or anything that a terminal would obey."""
-    control = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # the last are bytes that are not UTF-8
-    return re.sub(control, lambda character: character[0].encode("unicode_escape").decode(), text)
+def load_captioner(name, device, dtype, **options):
+    """A captioner and its processor from a folder or the Hub; no code of theirs is run, and no pickle is read.
 
-
-def find_photos(given):
-    """The path itself, or the pictures of a folder; the folder itself where it has none."""
-    from PIL import Image
-
-    from modeling_captioner.photos import FORMATS
-
-    if not os.path.isdir(given):
-        return [given]
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    files = (path for path in Path(given).rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    shown = [path for path in files if not any(part.startswith(".") for part in path.relative_to(given).parts)]
-    return [str(path) for path in sorted(shown)] or [given]
-
-
-def open_photos(paths, failed):
-    """Yields each path with its photo, as late as possible; complains of what is none, and puts it into `failed`."""
-    from modeling_captioner import PhotoError, open_photo
-
-    for path in paths:
-        try:
-            if os.path.isdir(path):
-                raise PhotoError(f"{path} is a folder without pictures; give one that holds JPEG or PNG files.")
-            photo = open_photo(path)
-        except PhotoError as error:
-            complain(error)
-            failed.append(path)
-        else:
-            yield path, photo
-
-
-def load_captioner(name, device, dtype):
-    """A captioner and its processor from a folder or the Hub; no code of theirs is run. Raises `ValueError`."""
+    `options`: of its configuration, in place of what it says itself. Raises `ValueError`.
+    """
     import huggingface_hub
     import torch
     import transformers
@@ -159,7 +290,12 @@ def load_captioner(name, device, dtype):
             raise ValueError(f"its type is {kind!r}, and captioners are needed; give one that train/ wrote.")
         # For this type the Auto classes know the classes of this repository, so they need no code of the model's.
         model, loaded = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+            name,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         if loaded["missing_keys"]:
@@ -182,90 +318,6 @@ def check_model(name):
                 raise ValueError(f"{name} holds no captioner: {file} is missing; give a folder that train/ wrote.")
     elif folder.exists() or folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is not a folder; give one that train/ wrote, or a name on the Hub.")
-
-
-def caption_photos(model, processor, photos, generation, batch_size):
-    """Yields each path with its photo's caption and natural log-probability."""
-    import torch
-
-    pixels = ((path, processor(images=photo, return_tensors="pt").pixel_values) for path, photo in photos)
-    while batch := list(itertools.islice(pixels, batch_size)):
-        paths, pixel_values = zip(*batch, strict=True)
-        output = model.generate(
-            pixel_values=torch.cat(pixel_values).to(model.device, model.dtype),
-            return_dict_in_generate=True,
-            output_logits=True,
-            **generation,
-        )
-        log_probabilities = model.compute_transition_scores(
-            output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
-        )  # (batch, words)
-        padding = output.sequences[:, 1:] == model.config.pad_token_id
-        totals = log_probabilities.masked_fill(padding, 0).sum(dim=1).tolist()
-        yield from zip(paths, processor.batch_decode(output.sequences, skip_special_tokens=True), totals, strict=True)
-
-
-def caption_with_maps(model, processor, photos, generation, drawn):
-    """As `caption_photos`, and puts each path, a small photo and its explanation into `drawn`."""
-    from modeling_captioner import explain
-
-    for path, photo in photos:
-        explanation = explain(model, processor, photo, num_return_sequences=1, **generation)
-        photo.thumbnail((512, 512))
-        drawn.append((path, photo, explanation))
-        yield path, explanation.caption, explanation.log_probability
-
-
-def check_drawing(path, photos):
-    """What would otherwise come out after the last photo."""
-    if Path(path).suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
-        raise ValueError(f"--attention {path}: end the name with .png, .jpg, .pdf or .svg.")
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"--attention {path}: the folder does not exist; make it first.")
-    if photos > MOST_DRAWN:
-        raise ValueError(f"--attention draws at most {MOST_DRAWN} photos, not {photos}; give fewer.")
-
-
-def draw(drawn, path):
-    """A picture of (path, photo, explanation) below each other: the photo, and for each word where it looked."""
-    from matplotlib.figure import Figure
-
-    columns, tile, gap, heading = 6, 1.9, 0.12, 0.65  # lengths in inches
-    label = 0.25  # above each tile
-    rows = [-(-(1 + len(explanation.words)) // columns) for _, _, explanation in drawn]
-    heights = [tile * min(photo.height / photo.width, 1.5) for _, photo, _ in drawn]
-    width = columns * (tile + gap) + gap
-    height = sum(heading + count * (label + each + gap) for count, each in zip(rows, heights, strict=True)) + gap
-    figure = Figure(figsize=(width, height), dpi=120)
-    top = height
-    for (name, photo, explanation), count, tall in zip(drawn, rows, heights, strict=True):
-        title = {"x": gap / width, "parse_math": False, "va": "top"}
-        figure.text(y=(top - 0.15) / height, s=explanation.caption, size=13, weight="bold", **title)
-        figure.text(y=(top - 0.45) / height, s=printable(name), size=8, color="grey", **title)
-        top -= heading
-        tiles = [(photo, "")]
-        tiles += [(heated(photo, word.map), f"{word.text}  {word.probability:.0%}") for word in explanation.words]
-        for number, (picture, text) in enumerate(tiles):
-            row, column = divmod(number, columns)
-            left, bottom = gap + column * (tile + gap), top - (row + 1) * (label + tall + gap) + gap
-            axes = figure.add_axes((left / width, bottom / height, tile / width, tall / height))
-            axes.imshow(picture)
-            axes.set_title(text, size=9, pad=3, parse_math=False)
-            axes.axis("off")
-        top -= count * (label + tall + gap)
-    figure.savefig(path, bbox_inches="tight", pad_inches=gap)  # a long caption may stand out on the right
-
-
-def heated(photo, attention):
-    """The photo, lit where a word looked; a glance at everything stays dim."""
-    import numpy as np
-    from PIL import Image
-
-    smooth = np.asarray(Image.fromarray(attention).resize(photo.size, Image.Resampling.BICUBIC))
-    strength = smooth / max(smooth.max(), 2.4 / attention.size)
-    heat = np.stack([np.interp(strength, list(HEAT), channel) for channel in zip(*HEAT.values(), strict=True)], axis=-1)
-    colour, alpha = heat[..., :3], heat[..., 3:]
-    return (np.asarray(photo) * (1 - alpha) + colour * alpha).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,28 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from demo.language import in_language
 from modeling_captioner import PhotoError, open_photo
 
-SHOWN_SIDE = 1280  # pixels of the longer side of the photo as the page shows it
+SHOWN_SIDE = 1280  # pixels of the longer side of the photo as the page shows it, at most
+LEAST_SIDE = 480  # and at least, or a map could not be seen on it
 MOST_CHARACTERS = 600  # of a caption
 COVER_SIDE = 48  # cells a side of the grid in which a visitor covers parts of the photo
 COVER_COLOUR = (128, 128, 128)  # after normalisation nothing at all
 
 
-def answer_photo(explain, path, **settings):
+def answer_photo(explain, path, language, **settings):
     """Caption the photo at `path` (None where there is none) with `explain(photo, **settings)`.
 
-    Returns a dictionary for JSON: `{}`, `{"message": ...}` for a photo that cannot be captioned, or the photo as the
-    page can show it and its explanation.
+    Returns a dictionary for JSON: `{}`, `{"message": ...}` for a photo that cannot be captioned, in the visitor's
+    language, or the photo as the page can show it and its explanation.
     """
     if path is None:
         return {}
     try:
-        photo = open_photo(path)
+        photo = open_photo(path, side=SHOWN_SIDE)
     except PhotoError as error:
-        return {"message": friendly(error, path)}
+        return {"message": friendly(error, path, language)}
     return describe(explain(photo, **settings)) | {"photo": shown(photo)}
 
 
@@ -62,7 +64,8 @@ def describe(explanation):
 
 def shown(photo):
     """The photo as a browser can show it, upright, of a screen's size; it travels in the answer and is not stored."""
-    scale = min(1, SHOWN_SIDE / max(photo.size))
+    longer = max(photo.size)
+    scale = min(max(longer, LEAST_SIDE), SHOWN_SIDE) / longer
     size = [max(1, round(side * scale)) for side in photo.size]
     # Quick for large photos: first whole points are averaged, then the rest is interpolated.
     small = photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.1)
@@ -89,6 +92,14 @@ def uploaded(path):
     return path
 
 
-def friendly(error, path):
+def opened(path, language="en", side=SHOWN_SIDE):
+    """The photo at `path`, as `open_photo` gives it. Raises `gr.Error`, which the visitor sees."""
+    try:
+        return open_photo(path, side=side)
+    except PhotoError as error:
+        raise gr.Error(friendly(error, path, language)) from error
+
+
+def friendly(error, path, language="en"):
     """The error's sentence with the photo's own name: where the server keeps the file is nobody's business."""
-    return str(error).replace(str(path), Path(path).name)
+    return in_language(str(error).replace(str(path), Path(path).name), language)

@@ -4,6 +4,9 @@ import queue
 import threading
 from concurrent.futures import Future
 
+import gradio as gr
+from accelerate.utils.memory import should_reduce_batch_size
+
 from modeling_captioner import explain_photos
 
 MOST_TOGETHER = 8  # photos in one forward pass
@@ -44,10 +47,14 @@ class Batcher:
             explanations = explain_photos(self.model, self.processor, list(photos), **settings[0])
         except Exception as error:
             if len(group) == 1:
-                answers[0].set_exception(error)
+                answers[0].set_exception(no_memory() if should_reduce_batch_size(error) else error)
             else:
                 for request in group:
                     self._answer([request])
             return
         for answer, explanation in zip(answers, explanations, strict=True):
             answer.set_result(explanation)
+
+
+def no_memory():
+    return gr.Error("There is not enough memory for your photo just now; try again in a minute.")

@@ -1,4 +1,5 @@
-// While an answer is shown, Gradio's picture input is folded away: a photo dropped on the stage or pasted goes in here.
+// While an answer is shown, Gradio's picture input is folded away: a photo dropped on the stage goes in here; so does one
+// that is pasted anywhere while the tab is open.
 
 async function bring(file) {
   if (!file) return;
@@ -12,4 +13,4 @@ stage.addEventListener("drop", (event) => {
   event.preventDefault();
   bring(event.dataTransfer.files[0]);
 });
-document.addEventListener("paste", (event) => element.isConnected && !stage.hidden && bring(event.clipboardData.files[0]));
+document.addEventListener("paste", (event) => document.querySelector("#see").offsetParent && bring(event.clipboardData.files[0]));

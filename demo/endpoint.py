@@ -6,8 +6,7 @@ import gradio as gr
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
-from demo.answers import begun, describe, friendly
-from modeling_captioner import PhotoError, open_photo
+from demo.answers import begun, describe, opened
 
 
 class Choice(TypedDict):
@@ -55,12 +54,8 @@ def add_endpoint(explain, photo, settings, generation, options):
         """
         if photo is None:
             raise gr.Error("There is no photo; give one.")
-        try:
-            opened = open_photo(photo)
-        except PhotoError as error:
-            raise gr.Error(friendly(error, photo)) from error
         settings = generation(num_beams, max_new_tokens, temperature, top_p)
-        return describe(explain(opened, text=begun(text), **settings))
+        return describe(explain(opened(photo), text=begun(text), **settings))
 
     text = gr.Textbox("", label="text", visible=False)
     answer = Api(None, python_type_to_json_schema(Caption), "caption")

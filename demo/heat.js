@@ -3,10 +3,10 @@
 const DETAIL = 64; // cells a side of the smooth map, which the canvas then scales to the picture
 // From "not looked at", which darkens the photo, to "looked at", which shines: [value, red, green, blue, alpha].
 const COLOURS = [
-  [0, 8, 10, 40, 0.55],
-  [0.35, 90, 20, 110, 0.46],
-  [0.65, 235, 90, 40, 0.46],
-  [1, 255, 228, 90, 0.52],
+  [0, 10, 12, 34, 0.6],
+  [0.35, 70, 24, 96, 0.48],
+  [0.65, 235, 90, 40, 0.42],
+  [1, 255, 228, 90, 0.48],
 ];
 
 function colourOf(value) {
@@ -53,7 +53,6 @@ function drawSmooth(canvas, map, { blur, strength }) {
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   context.imageSmoothingEnabled = true;
-  context.imageSmoothingQuality = "high";
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 

@@ -5,9 +5,24 @@ English and the browser replaces its texts as it loads.
 """
 
 import json
+import re
 from pathlib import Path
 
 TEXTS = json.loads((Path(__file__).parent / "texts.json").read_text(encoding="utf-8"))
+
+
+def language_of(request):
+    """The language that a visitor's browser asks for (`request` is a `gr.Request`), of those that the page speaks."""
+    language = request.headers.get("accept-language", "")[:2]
+    return language if language in TEXTS else "en"
+
+
+def in_language(sentence, language):
+    """What is wrong with a photo, an English sentence, in the visitor's language, if the texts know the sentence."""
+    for pattern, words in TEXTS[language].get("problems", {}).items():
+        if found := re.fullmatch(pattern, sentence):
+            return words.format(*found.groups())
+    return sentence
 
 
 class Translator:

@@ -29,9 +29,16 @@ function renderPixels({ original, size, photo, channels, window }) {
       const cell = make("span", "");
       cell.append(...point.map((value) => make("b", "", value)));
       cell.style.background = `rgb(${point})`;
+      cell.style.color = isLight(point) ? "black" : "white";
       return cell;
     }),
   );
+}
+
+// Whether black is easier to read on a colour than white: its luminance as WCAG 2 defines it.
+function isLight(point) {
+  const [red, green, blue] = point.map((value) => ((value / 255 + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18;
 }
 
 function renderStages(stages, encoder) {
@@ -40,7 +47,7 @@ function renderStages(stages, encoder) {
   find(".stages").replaceChildren(
     ...stages.map(({ shape, channels }) => {
       const item = make("li", "");
-      item.append(make("strong", "", shape.join(" × ")));
+      item.append(make("strong", "", shape.join(" × ")), makeSize(shape, last[2], stages[0].shape[0]));
       for (const { number, picture } of channels) {
         const image = make("img", "");
         image.src = picture;
@@ -50,6 +57,16 @@ function renderStages(stages, encoder) {
       return item;
     }),
   );
+}
+
+// Height for rows, width for channels; the width by its root, or the first would be too thin to see.
+function makeSize([rows, , channels], mostChannels, mostRows) {
+  const size = make("span", "size");
+  const box = make("i", "");
+  box.style.height = `${(100 * rows) / mostRows}%`;
+  box.style.width = `${100 * Math.sqrt(channels / mostChannels)}%`;
+  size.append(box);
+  return size;
 }
 
 const token = ([word, id]) => {
@@ -77,7 +94,8 @@ function renderHeads(heads) {
       const button = make("button", "head");
       const canvas = make("canvas", "");
       canvas.width = canvas.height = 112;
-      drawSmooth(canvas, map, { blur: 0.15, strength: 1.9 });
+      canvas.style.backgroundImage = `url(${talk.pixels.photo})`;
+      drawSmooth(canvas, map, { blur: 0.3, strength: 1.2 });
       button.append(canvas, make("span", "", fill(texts.lecture_head, { number: i + 1 })));
       button.setAttribute("aria-pressed", String(i === head));
       button.addEventListener("click", () => {

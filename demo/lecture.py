@@ -19,8 +19,8 @@ WINDOW = 6  # points a side of the numbers shown from the middle of the photo
 
 
 @torch.inference_mode()
-def lecture(model, processor, photo, **generation):
-    """Every number that the lecture shows of a photo, as a dictionary for JSON."""
+def lecture(model, processor, photo, original, **generation):
+    """Every number that the lecture shows of a photo, `original` points wide and high, as a dictionary for JSON."""
     ids = sentence(model, processor, photo, **generation)
     inputs = processor(images=photo, return_tensors="pt").to(model.device, model.dtype)
     blocks = list(model.encoder.backbone.children())
@@ -28,7 +28,7 @@ def lecture(model, processor, photo, **generation):
         output = model(inputs.pixel_values, decoder_input_ids=ids[None, :-1], output_attentions=True)
     states, contexts = (heard[part][0][0] for part in (model.decoder.first_rnn, model.decoder.attention))
     return {
-        "pixels": pixels(photo, model.config.image_size),
+        "pixels": {"original": original} | pixels(photo, model.config.image_size),
         "encoder": model.config.encoder_name,
         "stages": stages(heard[block] for block in blocks if block in heard),
         "regions": [output.cross_attentions[0].shape[-1], model.config.hidden_size],
@@ -67,7 +67,6 @@ def pixels(photo, size):
     start = (size - WINDOW) // 2
     window = np.asarray(small)[start : start + WINDOW, start : start + WINDOW]
     return {
-        "original": photo.size,
         "size": size,
         "photo": shown(small),
         "channels": [png(np.asarray(channel.resize((128, 128)))) for channel in small.split()],

@@ -2,22 +2,35 @@
 
 import csv
 import io
+import itertools
 import json
+import lzma
 import tempfile
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from demo.answers import friendly, uploaded
+from demo.answers import SHOWN_SIDE, friendly, uploaded
+from demo.language import TEXTS, language_of
 from modeling_captioner import PhotoError, open_photo
 
 COLUMNS = ("file", "caption", "log_probability", "problem")
 MOST_PHOTOS = 1000
-MOST_BYTES = 200_000_000  # of one unpacked photo
+MOST_BYTES = 50_000_000  # of one unpacked photo
 TOGETHER = 8
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # a password; and, as NotImplementedError, an unknown way of packing
+    OSError,
+    ValueError,
+)
 
 
 def add_many(explain, translated):
@@ -26,53 +39,59 @@ def add_many(explain, translated):
     files = gr.File(file_count="multiple", file_types=["image", ".zip"], elem_id="files")
     files.preprocess = lambda payload: [uploaded(file.path) for file in payload.root] if payload else []
     start = translated(gr.Button(variant="primary", elem_id="start"), value="many_start")
-    widths = ["22%", "38%", "14%", "26%"]
-    table = gr.Dataframe(headers=list(COLUMNS), column_widths=widths, interactive=False, wrap=True, elem_id="table")
+    widths = ["24%", "34%", "20%", "22%"]
+    table = gr.Dataframe(column_widths=widths, interactive=False, wrap=True, elem_id="table")
     with gr.Row():
         as_csv = translated(gr.DownloadButton(interactive=False, elem_id="csv"), label="many_csv")
         as_jsonl = translated(gr.DownloadButton(interactive=False, elem_id="jsonl"), label="many_jsonl")
     translated(files, label="many_files")
-    translated(table, label="many_table")
+    translated(table, label="many_table", headers="many_columns")
 
-    def caption_all(paths, progress=gr.Progress()):  # noqa: B008 - Gradio finds it in the defaults
-        rows = caption_files(explain, paths, progress)
+    def caption_all(request: gr.Request, paths, progress=gr.Progress()):  # noqa: B008 - Gradio finds it in the defaults
+        language = language_of(request)
+        rows = caption_files(explain, paths, language, progress)
         csv_file, jsonl_file = write(rows)
         values = [[shortened(row[column]) for column in COLUMNS] for row in rows]
-        return values, *(gr.DownloadButton(value=file, interactive=True) for file in (csv_file, jsonl_file))
+        table = {"headers": TEXTS[language]["many_columns"], "data": values}
+        return table, *(gr.DownloadButton(value=file, interactive=True) for file in (csv_file, jsonl_file))
 
-    start.click(caption_all, files, [table, as_csv, as_jsonl], api_visibility="private")
+    start.click(caption_all, files, [table, as_csv, as_jsonl], api_visibility="private", concurrency_limit=1)
 
 
 def shortened(value):
     return round(value, 2) if isinstance(value, float) else value
 
 
-def caption_files(explain, paths, progress):
-    """A row for each photo, in order: what it shows, or why that cannot be said."""
+def caption_files(explain, paths, language, progress):
+    """A row for each photo, in order: what it shows, or why that cannot be said, in the visitor's language."""
 
     def row(named):
-        name, source = named
+        name, path, source = named
         try:
-            explanation = explain(open_photo(source()))
+            explanation = explain(open_photo(source(), side=SHOWN_SIDE))
         except PhotoError as error:
-            return dict(zip(COLUMNS, (name, "", None, friendly(error, getattr(source, "path", name))), strict=True))
+            return dict(zip(COLUMNS, (name, "", None, friendly(error, path, language)), strict=True))
         return dict(zip(COLUMNS, (name, explanation.caption, explanation.log_probability, ""), strict=True))
 
-    photos = [photo for path in paths for photo in unpack(path)]
+    photos = list(itertools.islice((photo for path in paths for photo in unpack(path)), MOST_PHOTOS))
     with ThreadPoolExecutor(TOGETHER) as pool:
         return list(progress.tqdm(pool.map(row, photos), total=len(photos)))
 
 
 def unpack(path):
-    """Yields a name and a function that opens the file, for the photo at `path` or each photo of the zip there."""
+    """Yields a name, `path`, and a function that opens the file: for the photo there, or for each photo of the zip."""
     name = Path(path).name
     if not zipfile.is_zipfile(path):
-        yield name, lambda: path
+        yield name, path, lambda: path
         return
-    with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir() and not hidden(member.filename)]
-    for member in members[:MOST_PHOTOS]:
-        yield f"{name}/{member.filename}", lambda member=member: member_of(path, member)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir() and not hidden(member.filename)]
+    except BROKEN_ZIP:
+        yield name, path, lambda: member_of(path, zipfile.ZipInfo(name))
+        return
+    for member in members:
+        yield f"{name}/{member.filename}", path, lambda member=member: member_of(path, member)
 
 
 def hidden(name):
@@ -87,7 +106,7 @@ def member_of(path, member):
     try:
         with zipfile.ZipFile(path) as archive:
             file = io.BytesIO(archive.read(member))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+    except BROKEN_ZIP as error:
         raise PhotoError(f"{member.filename} cannot be unpacked; pack it anew, without a password.") from error
     file.name = member.filename
     return file

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import gradio as gr
 
-from demo.answers import COVER_SIDE, answer_photo, begun, covered, describe, uploaded
+from demo.answers import COVER_SIDE, answer_photo, begun, covered, describe, opened, uploaded
 from demo.batching import Batcher
 from demo.endpoint import add_endpoint
-from demo.language import TEXTS, Translator
+from demo.language import TEXTS, Translator, language_of
 from demo.lecture import lecture
 from demo.many import add_many
 from demo.teaching import add_teaching
-from modeling_captioner import explain_caption, open_photo
+from modeling_captioner import explain_caption
 
 FOLDER = Path(__file__).parent
 EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
 SCRIPTS = ("helpers.js", "heat.js", "words.js", "stage.js", "bring.js", "cover.js")
 # Of events that ask the model: so many visitors at once, for the batcher to put together.
-MODEL = {"show_progress": "minimal", "concurrency_id": "model", "concurrency_limit": 16}
+MODEL = {"show_progress": "minimal", "concurrency_id": "model"}
 # Fonts of the visitor's own system: nothing is fetched.
 THEME = gr.themes.Base(
     primary_hue="indigo",
@@ -38,14 +38,15 @@ THEME = gr.themes.Base(
 )
 
 
-def build_page(model, processor, corrections=None):
+def build_page(model, processor, corrections=None, keep_seconds=3600):
     """Returns the page (`gr.Blocks`) and the options of its `launch` that make its look.
 
     `corrections` is the folder in which visitors' corrections are kept; without it nobody is asked for any.
+    `keep_seconds` is how long a visitor's files stay on the disk at least; at most twice as long.
     """
     translated = Translator()
     explain = Batcher(model, processor).explain
-    with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(keep_seconds, keep_seconds)) as page:
         translated(gr.Markdown(elem_id="heading"), value="heading")
         with gr.Tabs():
             with translated(gr.Tab(), label="see_tab"), gr.Column(elem_id="see"):
@@ -69,7 +70,7 @@ def make_inputs(model, translated):
     photo = gr.Image(
         type="filepath", sources=["upload", "webcam", "clipboard"], height=320, elem_id="photo", buttons=[]
     )
-    translated(photo, label="photo")
+    translated(photo, label="photo", placeholder="photo_drop")
     # The photo's own file is what we want: open_photo opens photos, and says what is wrong with them.
     photo.preprocess = lambda payload: payload and uploaded(payload.path)
     stage = gr.HTML(
@@ -82,7 +83,7 @@ def make_inputs(model, translated):
         covered=None,
         cover_side=COVER_SIDE,
     )
-    translated(gr.Examples(EXAMPLES, photo, api_visibility="private").dataset, label="examples")
+    translated(gr.Examples(EXAMPLES, photo, elem_id="examples", api_visibility="private").dataset, label="examples")
     return photo, stage, make_settings(model.generation_config, translated)
 
 
@@ -109,15 +110,15 @@ def generation(beams, words, temperature, top_p):
 def connect(model, processor, explain, photo, stage, settings):
     """What happens when."""
 
-    def answer(path, *values):
-        return answer_photo(explain, path, **generation(*values))
+    def answer(request: gr.Request, path, *values):
+        return answer_photo(explain, path, language_of(request), **generation(*values))
 
-    def go_on(event: gr.EventData, path, *values):
-        answered = answer_photo(explain, path, text=begun(event.text), **generation(*values))
-        return answered | {"begun": len(event.text.split())}
+    def go_on(request: gr.Request, event: gr.EventData, path, *values):
+        settings = generation(*values) | {"text": begun(event.text)}
+        return answer_photo(explain, path, language_of(request), **settings) | {"begun": len(event.text.split())}
 
-    def cover(event: gr.EventData, path, *values):
-        photo = covered(open_photo(path), event.cover)
+    def cover(request: gr.Request, event: gr.EventData, path, *values):
+        photo = covered(opened(path, language_of(request)), event.cover)
         again = describe(explain(photo, **generation(*values)))
         first = explain_caption(model, processor, photo, begun(event.caption))
         probabilities = [word.probability for word in first.words]
@@ -150,8 +151,10 @@ def add_lecture(model, processor, photo, settings, tab):
         texts=TEXTS,
     )
 
-    def tell(path, *values):
-        return lecture(model, processor, open_photo(path or EXAMPLES[0]), **generation(*values))
+    def tell(request: gr.Request, path, *values):
+        path, language = path or EXAMPLES[0], language_of(request)
+        original = opened(path, language, side=None).size
+        return lecture(model, processor, opened(path, language), original, **generation(*values))
 
     tab.select(tell, [photo, *settings], board, api_visibility="private", **MODEL)
 

@@ -109,9 +109,14 @@ function render() {
   if (answer.message || answer.photo) message.textContent = answer.message || (answer.words.length ? "" : texts.empty);
   message.hidden = !message.textContent;
   if (answer.message) trigger("another");
+  const left = document.activeElement; // what the keyboard was on, if this is about to vanish
+  const byKeyboard = left?.matches(":focus-visible") && stage.contains(left);
   stage.hidden = !answer.photo;
   document.querySelector("#see").classList.toggle("answered", Boolean(answer.photo));
-  if (!answer.photo) return;
+  if (!answer.photo) {
+    if (byKeyboard) document.querySelector("#photo button")?.focus();
+    return;
+  }
   picture.src = answer.photo;
   picture.alt = fill(texts.picture, { caption: answer.caption });
   words.replaceChildren(...answer.words.map((word, number) => makeWord(word, number, answer.begun || 0)));
@@ -121,7 +126,8 @@ function render() {
   find(".beams ol").replaceChildren(...answer.beams.map(makeBeam));
   uncover();
   show(null);
-  if (answer.words.length && !matchMedia("(prefers-reduced-motion: reduce)").matches) play(true);
+  if (byKeyboard && !left.isConnected) buttons()[Math.max(0, answer.begun - 1)]?.focus();
+  else if (answer.words.length && !matchMedia("(prefers-reduced-motion: reduce)").matches) play(true);
 }
 
 const numberOf = (event) => {

@@ -16,6 +16,7 @@ function makeWord(word, number, begun) {
   const item = make("li", number < begun ? "begun" : "");
   const button = make("button", "word");
   button.dataset.number = number;
+  button.style.setProperty("--letters", word.text.length);
   button.setAttribute("aria-pressed", "false");
   button.append(make("span", "", word.text), make("small", "", percent(word.probability)));
   button.setAttribute("aria-label", labelOf(word));
@@ -29,8 +30,8 @@ function makeWord(word, number, begun) {
 // "<end>" and its like are shown, but there is nothing to go on with from them.
 function makeAlternative(text, probability, number, said) {
   const item = make("li", "");
-  const button = make("button", "alternative", text);
-  button.append(make("small", "", percent(probability)));
+  const button = make("button", "alternative");
+  button.append(make("span", "", text), make("small", "", percent(probability)));
   button.style.setProperty("--probability", probability);
   button.disabled = text.startsWith("<");
   button.classList.toggle("same", text === said);

@@ -54,7 +54,7 @@ def explain_photos(model, processor, photos, *, text="", alternatives=5, **gener
     regions = model.get_encoder()(inputs.pixel_values)[0]  # (photos, regions, hidden)
     beams = generation.get("num_beams", model.generation_config.num_beams) or 1
     settings = {"num_return_sequences": beams} | generation
-    encoder_outputs = BaseModelOutput(regions)  # in which `generate` repeats the regions for its beams
+    encoder_outputs = BaseModelOutput(regions)
     sequences = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=inputs.decoder_input_ids, **settings)
     return [
         _explanation(model, processor, alternatives, regions[[number]], [_until_end(model, ids) for ids in captions])

@@ -17,6 +17,7 @@ from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_captioner import CaptionerConfig
+from .inference import Linear, fold_batch_norms, linear, step
 
 
 class CaptionerEncoder(nn.Module):
@@ -36,6 +37,7 @@ class CaptionerEncoder(nn.Module):
                 " timm.list_models() lists them."
             )
         self.backbone = timm.create_model(config.encoder_name, pretrained=False, num_classes=0)
+        fold_batch_norms(self.backbone)
         blocks = [name for name, _ in self.backbone.named_children()]
         self.freeze(blocks if config.encoder_frozen else [])
         self.norm = nn.LayerNorm(self.backbone.num_features)
@@ -78,12 +80,13 @@ class DotAttention(nn.Module):
     """Scaled dot product of each word's state with each region (Luong et al. 2015, eq. 8; Vaswani et al. 2017, eq. 1).
 
     Shapes, here and below: `states` (batch, words, hidden), `regions` (batch, regions, hidden). Returns the context
-    (batch, words, hidden) and the weights (batch, heads, words, regions), which sum to 1 over the regions.
+    (batch, words, hidden) and the weights (batch, heads, words, regions), which sum to 1 over the regions. Each word
+    asks for itself, so the words may be those of all captions of a photo.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, states, regions):
         scores = self.query(states) @ regions.transpose(1, 2) / math.sqrt(regions.shape[-1])  # (batch, words, regions)
@@ -96,7 +99,7 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
         self.score = nn.Linear(config.hidden_size, 1, bias=False)
 
     def forward(self, states, regions):
@@ -114,8 +117,8 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, states, regions):
         query, parts = self._split(self.query(states)), self._split(regions)  # (batch, heads, words | regions, part)
@@ -128,6 +131,8 @@ class MultiHeadAttention(nn.Module):
 
 ATTENTIONS = {"dot": DotAttention, "additive": AdditiveAttention, "multi_head": MultiHeadAttention}
 RNNS = {"gru": nn.GRU, "lstm": nn.LSTM}
+# What `generate` calls the memory of the words before: transformers renamed it in version 5.24.
+CACHE_NAME = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
 
 
 class RnnCache(Cache):
@@ -165,11 +170,11 @@ class CaptionerDecoder(nn.Module):
         self.config = config
         hidden, rnn = config.hidden_size, RNNS[config.rnn_type]
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.first_state = nn.Linear(hidden, config.num_layers * hidden)
+        self.first_state = Linear(hidden, config.num_layers * hidden)
         self.first_rnn = rnn(config.embedding_size, hidden, config.num_layers, batch_first=True)
         self.attention = ATTENTIONS[config.attention_type](config)
         self.second_rnn = rnn(2 * hidden, hidden, batch_first=True)
-        self.narrow = nn.Linear(hidden, config.embedding_size)
+        self.narrow = Linear(hidden, config.embedding_size)
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.dropout = nn.Dropout(config.dropout)
 
@@ -178,26 +183,26 @@ class CaptionerDecoder(nn.Module):
 
         Args:
             ids: the words that are read, (batch, words), int64.
-            regions: (batch, regions, hidden).
+            regions: (photos, regions, hidden); the photos' captions in `ids` lie one after the other, as many of each.
             cache: an [`RnnCache`], which is read and brought up to date.
 
         Returns logits (batch, words, vocabulary) and attention weights (batch, heads, words, regions).
         """
         if not cache.states:
-            cache.states["first"] = self._start(regions)
-        regions = self.dropout(regions)
+            cache.states["first"] = self._start(regions, captions_per_photo=len(ids) // len(regions))
         words = self.dropout(self.embedding(self._drop_words(ids)))  # (batch, words, embedding)
         states = self._run(self.first_rnn, "first", words, cache)  # (batch, words, hidden)
-        context, weights = self.attention(states, regions)
+        context, weights = self._attend(states, self.dropout(regions))
         states = self._run(self.second_rnn, "second", torch.cat([states, context], dim=-1), cache)
         cache.words += ids.shape[1]
-        # The output's weights are the embedding's (Press & Wolf 2017): a narrow product is most of a step's time.
-        logits = F.linear(self.narrow(self.dropout(states)), self.embedding.weight, self.output_bias)
+        # The output's weights are the embedding's (Press & Wolf 2017): a narrow product is much of a step's time.
+        logits = linear(self.narrow(self.dropout(states)), self.embedding.weight, self.output_bias)
         return logits, weights
 
-    def _start(self, regions):
+    def _start(self, regions, captions_per_photo):
         """The first RNN begins from the mean region: a glance at the whole photo (Xu et al. 2015, section 3.1.2)."""
         state = self.first_state(regions.mean(dim=1)).tanh().unflatten(1, (self.config.num_layers, -1))
+        state = state.repeat_interleave(captions_per_photo, dim=0)  # (batch, layers, hidden)
         return (state,) if self.config.rnn_type == "gru" else (state, torch.zeros_like(state))
 
     def _drop_words(self, ids):
@@ -206,13 +211,23 @@ class CaptionerDecoder(nn.Module):
         dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
         return ids.masked_fill(dropped & (ids != self.config.bos_token_id), self.config.unk_token_id)
 
+    def _attend(self, states, regions):
+        """The words of all captions of a photo ask together, so that no caption needs a copy of the regions."""
+        photos, words = regions.shape[0], states.shape[1]  # not len(), which an export would take for a constant
+        context, weights = self.attention(states.reshape(photos, -1, states.shape[-1]), regions)
+        return context.reshape(states.shape), weights.unflatten(2, (-1, words)).transpose(1, 2).flatten(0, 1)
+
     @staticmethod
     def _run(rnn, name, inputs, cache):
         """Run an RNN on from the cached state. PyTorch wants the layers first, beam search the batch."""
         state = tuple(tensor.transpose(0, 1).contiguous() for tensor in cache.states.get(name, ()))
-        # A GRU's state is a tensor, an LSTM's a pair, a missing one zeros.
-        outputs, state = rnn(inputs, state if len(state) > 1 else state[0] if state else None)
-        state = state if isinstance(state, tuple) else (state,)
+        if cache.words and inputs.shape[1] == 1:  # a step of generation
+            outputs, state = step(rnn, inputs.squeeze(1), state)
+            outputs = outputs.unsqueeze(1)
+        else:
+            # A GRU's state is a tensor, an LSTM's a pair, a missing one zeros.
+            outputs, state = rnn(inputs, state if len(state) > 1 else state[0] if state else None)
+            state = state if isinstance(state, tuple) else (state,)
         cache.states[name] = tuple(tensor.transpose(0, 1) for tensor in state)
         return outputs
 
@@ -238,6 +253,7 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels=None,
         encoder_outputs=None,
         region_features=None,
+        cache=None,
         past_key_values=None,
         use_cache=None,
         output_attentions=None,
@@ -254,11 +270,11 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_outputs: projected regions in place of photos, as the encoder gives them.
             region_features: the encoder network's features in place of photos, (batch, regions, channels): what
                 training keeps of a frozen encoder.
-            past_key_values: the [`RnnCache`] of the words before.
+            cache: the [`RnnCache`] of the words before; `past_key_values` to transformers before 5.24.
 
         Returns a `Seq2SeqLMOutput`: `loss` (mean cross-entropy a word, in nats, with label smoothing), `logits`
-        (batch, words, vocabulary), `past_key_values`, and with `output_attentions` `cross_attentions`, a tuple of one
-        tensor (batch, heads, words, regions). Raises `ValueError` without a photo or without words.
+        (batch, words, vocabulary), `cache` (or `past_key_values`), and with `output_attentions` `cross_attentions`, a
+        tuple of one tensor (batch, heads, words, regions). Raises `ValueError` without a photo or without words.
         """
         if encoder_outputs is None:
             if (pixel_values is None) == (region_features is None):
@@ -269,21 +285,19 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if labels is None:
                 raise ValueError("Give the captioner decoder_input_ids or labels; to caption a photo, use generate.")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        cache = RnnCache() if past_key_values is None else past_key_values
-        captions_per_photo, odd = divmod(len(decoder_input_ids), len(encoder_outputs[0]))
-        if odd:
-            raise ValueError(f"{len(decoder_input_ids)} captions for {len(encoder_outputs[0])} photos: not a multiple.")
+        given = past_key_values if cache is None else cache
+        cache = RnnCache() if given is None else given  # an empty cache counts as false
         regions = encoder_outputs[0]
-        if captions_per_photo > 1:
-            regions = regions.repeat_interleave(captions_per_photo, dim=0)
+        if len(decoder_input_ids) % len(regions):
+            raise ValueError(f"{len(decoder_input_ids)} captions for {len(regions)} photos: not a multiple.")
         logits, weights = self.decoder(decoder_input_ids, regions, cache)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output = Seq2SeqLMOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            past_key_values=cache if use_cache is not False else None,
             cross_attentions=(weights,) if output_attentions else None,
-            encoder_last_hidden_state=encoder_outputs[0],
+            encoder_last_hidden_state=regions,
+            **{CACHE_NAME: cache if use_cache is not False else None},
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -296,6 +310,10 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == -100, self.config.pad_token_id)
         ids[:, 0] = self.config.decoder_start_token_id
         return ids
+
+    def _expand_inputs_for_generation(self, expand_size=1, input_ids=None, **kwargs):
+        """Beams repeat the words alone: a photo's regions serve all its captions."""
+        return input_ids.repeat_interleave(expand_size, dim=0), kwargs
 
     def save_pretrained(self, save_directory, **kwargs):
         """As inherited, but `config.json` names every Auto class: transformers writes only the last one registered."""

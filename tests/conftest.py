@@ -1,8 +1,12 @@
 """Fixtures that several test files share: a tiny captioner, drawn photos, the shipped model."""
 
 import json
+import os
 import sys
 from pathlib import Path
+
+# Before PyTorch is there: the tests run in two processes side by side, whose threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -35,10 +39,14 @@ def drawn_photo(colour, shape, size=64):
     return photo, f"a {colour} {shape} on a grey ground"
 
 
+def all_drawn_photos():
+    return [drawn_photo(colour, shape) for colour in COLOURS for shape in SHAPES]
+
+
 @pytest.fixture(scope="session")
 def drawn_photos():
     """Eight photos and their captions, all different."""
-    return [drawn_photo(colour, shape) for colour in COLOURS for shape in SHAPES]
+    return all_drawn_photos()
 
 
 @pytest.fixture
@@ -50,27 +58,26 @@ def files(tmp_path, drawn_photos):
     return files
 
 
-@pytest.fixture(scope="session")
-def tiny_captioner(drawn_photos):
-    """Builds (model, processor) with random weights, in evaluation mode; options are `CaptionerConfig`'s."""
-
-    def build(**options):
-        torch.manual_seed(0)
-        tokenizer = make_tokenizer([caption for _, caption in drawn_photos], min_count=1)
-        options = TINY_ENCODER | {"hidden_size": 32, "embedding_size": 16, "vocab_size": len(tokenizer)} | options
-        size = {"height": options["image_size"], "width": options["image_size"]}
-        images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
-        model = CaptionerForConditionalGeneration(CaptionerConfig(**options)).eval()
-        return model, CaptionerProcessor(images, tokenizer)
-
-    return build
+def build_tiny(**options):
+    """(model, processor) with random weights, in evaluation mode; options are `CaptionerConfig`'s."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer([caption for _, caption in all_drawn_photos()], min_count=1)
+    options = TINY_ENCODER | {"hidden_size": 32, "embedding_size": 16, "vocab_size": len(tokenizer)} | options
+    size = {"height": options["image_size"], "width": options["image_size"]}
+    images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
+    model = CaptionerForConditionalGeneration(CaptionerConfig(**options)).eval()
+    return model, CaptionerProcessor(images, tokenizer)
 
 
 @pytest.fixture(scope="session")
-def learnt_captioner(tiny_captioner, drawn_photos, tmp_path_factory):
-    """The folder of a tiny captioner that knows the captions of the drawn photos by heart."""
-    model, processor = tiny_captioner(dropout=0.0, word_dropout=0.0)
-    photos, captions = zip(*drawn_photos, strict=True)
+def tiny_captioner():
+    return build_tiny
+
+
+def learn_by_heart(folder):
+    """Write a tiny captioner that knows the captions of the drawn photos by heart into `folder`."""
+    model, processor = build_tiny(dropout=0.0, word_dropout=0.0)
+    photos, captions = zip(*all_drawn_photos(), strict=True)
     pixel_values = processor(images=list(photos), return_tensors="pt").pixel_values
     labels = torch.tensor(
         [[*ids[1:], model.config.eos_token_id] for ids in processor.tokenizer(list(captions))["input_ids"]]
@@ -81,9 +88,15 @@ def learnt_captioner(tiny_captioner, drawn_photos, tmp_path_factory):
         optimizer.step()
         optimizer.zero_grad()
     model.generation_config.update(max_new_tokens=12, suppress_tokens=[0, 1, 2])
-    folder = tmp_path_factory.mktemp("learnt")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def learnt_captioner(tmp_path_factory):
+    """The folder of a tiny captioner that knows the captions of the drawn photos by heart."""
+    folder = tmp_path_factory.mktemp("learnt")
+    learn_by_heart(folder)
     return folder
 
 

@@ -129,6 +129,7 @@ def test_good_photos_are_captioned_beside_bad_ones(photos, learnt_captioner, tmp
         f"error: {truncated} is damaged or incomplete; export it anew as JPEG or PNG.",
         f"error: {missing} does not exist; check the path.",
         f"error: {tmp_path / 'nothing'} is a folder without pictures; give one that holds JPEG or PNG files.",
+        "error: 5 of 7 photos could not be captioned.",
     ]
 
 
@@ -189,6 +190,9 @@ def test_help_answers_at_once():
     ("arguments", "named"),
     [
         ([], "PHOTO"),
+        (["a.png", "--dataset_name", "b"], "PHOTO"),
+        (["a.png", "--resume"], "--resume"),
+        (["a.png", "--txt", "--output", "a.csv"], "--txt"),
         (["a.png", "--num_beams", "0"], "--num_beams: '0'"),
         (["a.png", "--batch_size", "x"], "--batch_size: 'x'"),
         (["a.png", "--dtype", "int8"], "'int8'"),

@@ -1,7 +1,9 @@
 """The model's invariants, for every RNN and attention."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import TextStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration
+from modeling_captioner.modeling_captioner import CACHE_NAME
 
 RNNS, ATTENTIONS = ("gru", "lstm"), ("dot", "additive", "multi_head")
 every_kind = pytest.mark.parametrize(("rnn_type", "attention_type"), list(itertools.product(RNNS, ATTENTIONS)))
@@ -47,8 +50,8 @@ def test_cached_steps_equal_one_pass(tiny_captioner, photos, ids, rnn_type, atte
     whole = model(encoder_outputs=regions, decoder_input_ids=ids).logits
     past, steps = None, []
     for word in ids.T:
-        output = model(encoder_outputs=regions, decoder_input_ids=word[:, None], past_key_values=past)
-        past = output.past_key_values
+        output = model(encoder_outputs=regions, decoder_input_ids=word[:, None], **{CACHE_NAME: past})
+        past = output[CACHE_NAME]
         steps.append(output.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-5)
     assert past.get_seq_length() == 7
@@ -155,6 +158,85 @@ def test_any_spatial_encoder(tiny_captioner, encoder_name):
 def test_inception_sees_eight_by_eight_regions(tiny_captioner):
     model, _ = tiny_captioner(encoder_name="inception_v3", image_size=299)
     assert model.encoder.features(torch.rand(1, 3, 299, 299)).shape == (1, 64, 2048)
+
+
+@pytest.fixture
+def inception(tiny_captioner):
+    """A captioner whose batch norms do something, and photos."""
+    model, _ = tiny_captioner(encoder_name="inception_v3", image_size=128, encoder_frozen=False)
+    generator = torch.Generator().manual_seed(3)
+    for module in model.encoder.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_var.fill_(1), module.weight.data, module.bias.data, module.running_mean):
+                tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.2)
+    return model, torch.rand(2, 3, 128, 128, generator=generator) * 2 - 1
+
+
+def same_as_with_gradients(model, photos):
+    """Whether inference, which folds batch norms and lays weights out anew, gives what training's pass gives."""
+    with torch.inference_mode():
+        quick = model(photos, decoder_input_ids=torch.tensor([[2], [2]])).logits
+    logits = model(photos, decoder_input_ids=torch.tensor([[2], [2]])).logits
+    assert logits.grad_fn is not None
+    torch.testing.assert_close(quick, logits, rtol=1e-4, atol=1e-4)
+    return logits.detach()
+
+
+@pytest.mark.parametrize("within", [torch.no_grad, torch.inference_mode])
+def test_inference_follows_every_change_of_the_weights(inception, within):
+    """A step of training in evaluation mode (as in self-critical training), loading, scaling, moving, copying."""
+    model, photos = inception
+    seen = [same_as_with_gradients(model, photos)]
+
+    def step(optimizer):
+        model(photos, labels=torch.tensor([[4, 5, 3], [5, 4, 3]])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for optimizer in (torch.optim.SGD(model.parameters(), lr=0.05), torch.optim.AdamW(model.parameters(), lr=0.01)):
+        step(optimizer)
+        seen.append(same_as_with_gradients(model, photos))
+    with within():
+        model.encoder.backbone.Conv2d_1a_3x3.bn.running_mean.add_(1)
+        model.decoder.embedding.weight.mul_(2)
+    seen.append(same_as_with_gradients(model, photos))
+    assert all(not torch.equal(one, other) for one, other in itertools.pairwise(seen))
+    model.load_state_dict(before)
+    torch.testing.assert_close(same_as_with_gradients(model, photos), seen[0])
+    same_as_with_gradients(copy.deepcopy(model), photos)
+    same_as_with_gradients(pickle.loads(pickle.dumps(model)), photos)
+    double = same_as_with_gradients(model.double(), photos.double())
+    torch.testing.assert_close(double.float(), seen[0], rtol=1e-4, atol=1e-4)
+    assert model.state_dict().keys() == before.keys()
+
+
+def test_training_mode_moves_the_batch_norms(inception):
+    """Without gradients as well: nothing is folded then."""
+    model, photos = inception
+    same_as_with_gradients(model, photos)
+    model.train()
+    norm = model.encoder.backbone.Conv2d_1a_3x3.bn
+    before = norm.running_mean.clone()
+    with torch.no_grad():
+        model.encoder(photos)
+    assert not torch.equal(norm.running_mean, before)
+    same_as_with_gradients(model.eval(), photos)
+
+
+@torch.no_grad()
+def test_compiled_exported_and_cast_models_see_the_same(inception):
+    model, photos = inception
+    regions = model.encoder(photos)[0]
+    compiled = torch.compile(model.encoder, backend="eager")(photos)[0]
+    exported = torch.export.export(model.encoder, (photos,), strict=False).module()(photos)[0]
+    torch.testing.assert_close(compiled, regions, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(exported, regions, rtol=1e-4, atol=1e-4)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            torch.testing.assert_close(model.encoder(photos)[0].float(), regions, rtol=0.1, atol=0.1)
+    half = model.to(torch.bfloat16).encoder(photos.bfloat16())[0]
+    torch.testing.assert_close(half.float(), regions, rtol=0.1, atol=0.1)
 
 
 def test_a_frozen_encoder_does_not_change(tiny_captioner, photos, ids):

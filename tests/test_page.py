@@ -11,7 +11,8 @@ from browsing import EXAMPLES, SIDE, brightest_region, bring, needs_browser, ove
 from conftest import ROOT
 from PIL import Image
 
-from modeling_captioner import explain, open_photo
+from demo.language import in_language
+from modeling_captioner import PhotoError, explain, open_photo
 
 pytest_plugins = ["browsing"]
 pytestmark = needs_browser
@@ -67,6 +68,19 @@ def test_photo_is_turned_as_its_exif_says(open_page):
     assert box["width"] < box["height"]
 
 
+@pytest.mark.parametrize("size", [(3000, 120), (120, 3000), (3, 2)])
+def test_map_can_be_seen_on_photos_of_every_shape(open_page, size):
+    page = open_page(width=360)
+    file = io.BytesIO()
+    open_photo(EXAMPLES / "china.jpg").resize(size).save(file, "PNG")
+    bring(page, ("odd.png", file.getvalue()))
+    picture, canvas = page.locator("img.picture").bounding_box(), page.locator("canvas.map").bounding_box()
+    assert picture == pytest.approx(canvas, abs=0.5)
+    assert max(picture["width"], picture["height"]) > 300
+    assert picture["width"] / picture["height"] == pytest.approx(size[0] / size[1], rel=0.05)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_broken_photo_gets_a_sentence_and_the_next_a_caption(open_page):
     page = open_page()
     bring(page, ("holiday.jpg", b"no picture at all"))
@@ -89,22 +103,49 @@ def test_keyboard_alone_reaches_words_and_their_maps(open_page):
     assert re.match(
         r".+, probability .+%\. Looked most at the .+", page.locator(".word").nth(1).get_attribute("aria-label")
     )
+    page.keyboard.press("Tab")  # to the first of what else it could have said here
+    page.keyboard.press("Tab")
+    other = page.evaluate("document.activeElement.querySelector('span').textContent")
+    page.keyboard.press("Enter")
+    page.locator(".words > li.begun").nth(1).wait_for()
+    assert page.evaluate("document.activeElement.querySelector('span').textContent") == other == said(page)[1]
+    page.locator("button.another").focus()
+    page.keyboard.press("Enter")
+    page.locator("#photo button:focus").wait_for()
 
 
 def test_hovering_draws_within_two_frames_and_asks_nobody(open_page):
+    """How many frames from the real mouse's event to the first that has the map, and how long the drawing takes."""
     page = open_page()
     bring(page, EXAMPLES / "china.jpg")
     requests = []
     page.on("request", lambda request: requests.append(request.url))
-    milliseconds = page.evaluate("""() => {
+    page.evaluate("""() => {
         const canvas = document.querySelector("canvas.map");
-        return [...document.querySelectorAll(".word")].map((word) => {
+        const drawn = () => canvas.getContext("2d").getImageData(9, 9, 1, 1).data[3] > 0; // waits until it is drawn
+        window.waits = [];
+        document.addEventListener("pointerover", (event) => {
+            if (!event.target.closest(".word")) return;
+            canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
             const before = performance.now();
-            word.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
-            canvas.getContext("2d").getImageData(0, 0, 1, 1); // waits until it is drawn
-            return performance.now() - before;
-        });
+            let [frames, drawing] = [0, null];
+            const frame = () => {
+                frames += 1;
+                if (drawn()) window.waits.push([frames, drawing]);
+                else requestAnimationFrame(frame);
+            };
+            requestAnimationFrame(frame);
+            document.addEventListener("pointerover", () => {
+                drawing = drawn() ? performance.now() - before : Infinity;
+            }, { once: true });
+        }, true);
     }""")
+    words = page.locator(".word").all()
+    for number, word in enumerate(words):
+        word.hover()
+        page.wait_for_function("count => window.waits.length === count", arg=number + 1)
+    frames, milliseconds = zip(*page.evaluate("window.waits"), strict=True)
+    assert max(frames) <= 2
     assert sorted(milliseconds)[len(milliseconds) // 2] < 33
     assert requests == []
 
@@ -214,6 +255,20 @@ def test_photo_dropped_on_the_stage_is_next(open_page):
     page.wait_for_function("before => document.querySelector('img.picture').src !== before", arg=before)
 
 
+def test_photo_pasted_into_the_empty_page_is_captioned(open_page):
+    page = open_page()
+    page.locator(".gallery-item[aria-label]").first.wait_for()
+    page.evaluate(
+        """async (url) => {
+            const data = new DataTransfer();
+            data.items.add(new File([await (await fetch(url)).blob()], "pasted.png", { type: "image/png" }));
+            document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
+        }""",
+        PIXELS,
+    )
+    page.locator("img.picture:visible").wait_for()
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(open_page, width, theme):
@@ -243,9 +298,23 @@ def assert_nothing_serious(axe, page):
 def test_page_speaks_vietnamese(open_page):
     page = open_page(locale="vi-VN")
     page.get_by_role("heading", name="Xem nó nhìn gì").wait_for()
+    bring(page, ("holiday.jpg", b"no picture at all"))
+    assert page.locator(".message").text_content().startswith("holiday.jpg không phải là ảnh đọc được")
     bring(page, EXAMPLES / "chelsea.jpg")
     assert page.locator("button.play").text_content() == "Chạy"
     assert page.locator("html").get_attribute("lang") == "vi"
+
+
+def test_every_refusal_has_its_vietnamese_sentence(tmp_path):
+    whole = (EXAMPLES / "rocket.jpg").read_bytes()
+    for name, content in {"text": b"no picture", "half": whole[:9000], "empty": b"", "large": whole}.items():
+        path = tmp_path / f"{name}.jpg"
+        path.write_bytes(content)
+        with pytest.raises(PhotoError) as refusal:
+            open_photo(path, max_pixels=200_000)
+        sentence = in_language(str(refusal.value), "vi")
+        assert sentence.startswith(str(path))
+        assert sentence != str(refusal.value) == in_language(str(refusal.value), "en")
 
 
 def test_wrong_model_and_taken_port_are_one_line(captioner, address, tmp_path):

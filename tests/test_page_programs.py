@@ -7,7 +7,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from browsing import EXAMPLES, SIDE, bring, needs_browser, said
+from browsing import EXAMPLES, PATIENCE, SIDE, bring, needs_browser, said
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -137,6 +137,34 @@ def test_page_says_what_the_endpoint_says(open_page, client):
 
 
 @needs_browser
+def test_twenty_visitors_at_once_each_get_their_own_photos_caption(browser, address, captioner, tmp_path):
+    """Twenty windows; each photo is of a size of its own, by which it is known again."""
+    photos = {}
+    for number in range(20):
+        photo = open_photo(EXAMPLES / f"{NAMES[number % len(NAMES)]}.jpg")
+        photos[tmp_path / f"{number}.png"] = photo.crop((10 * number, 5 * number, photo.width, photo.height - number))
+    for path, photo in photos.items():
+        photo.save(path)
+    context = browser.new_context(reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    visitors = {path: context.new_page() for path in photos}
+    for page in visitors.values():
+        page.goto(address, wait_until="commit")
+    for page in visitors.values():
+        page.locator("#photo input[type=file]").first.wait_for(state="attached")
+    for path, page in visitors.items():
+        page.locator("#photo input[type=file]").first.set_input_files(path)
+    for path, page in visitors.items():
+        page.locator(".word").first.wait_for()
+        assert " ".join(said(page)) == explain(captioner.model, captioner.processor, photos[path]).caption
+        shape = page.locator("img.picture").evaluate(
+            "async (e) => (await e.decode(), e.naturalWidth / e.naturalHeight)"
+        )
+        assert shape == pytest.approx(photos[path].width / photos[path].height, rel=0.005)
+    context.close()
+
+
+@needs_browser
 @pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
 def test_many_photos_become_a_table(open_page, captions, tmp_path, width, theme):
     with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
@@ -145,7 +173,9 @@ def test_many_photos_become_a_table(open_page, captions, tmp_path, width, theme)
         archive.writestr("__MACOSX/china.jpg", b"what computers put there")
     page = open_page(width=width, theme=theme)
     page.get_by_role("tab", name="Many photos").click()
-    page.locator("#files input[type=file]").set_input_files([tmp_path / "holiday.zip", EXAMPLES / "coffee.jpg"])
+    (tmp_path / "note.png").write_bytes(b"no picture either")
+    photos = [tmp_path / "holiday.zip", EXAMPLES / "coffee.jpg", tmp_path / "note.png"]
+    page.locator("#files input[type=file]").set_input_files(photos)
     page.locator("#files").get_by_text("coffee").first.wait_for()
     page.locator("#start").click()
     expected = [
@@ -156,6 +186,11 @@ def test_many_photos_become_a_table(open_page, captions, tmp_path, width, theme)
             "problem": "broken.jpg is not a picture that can be read; save it as JPEG or PNG.",
         },
         {"file": "coffee.jpg", "caption": captions["coffee"], "problem": ""},
+        {
+            "file": "note.png",
+            "caption": "",
+            "problem": "note.png is not a picture that can be read; save it as JPEG or PNG.",
+        },
     ]
     page.locator("#csv:not([disabled])").wait_for()
     page.locator("#table").get_by_text(captions["china"]).locator("visible=true").first.wait_for()
@@ -163,7 +198,7 @@ def test_many_photos_become_a_table(open_page, captions, tmp_path, width, theme)
         page.locator("#csv").click()
     with open(download.value.path(), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row.pop("log_probability") or 0) < 0 for row in rows] == [True, False, True]
+    assert [float(row.pop("log_probability") or 0) < 0 for row in rows] == [True, False, True, False]
     assert rows == expected
     with page.expect_download() as download:
         page.locator("#jsonl").click()

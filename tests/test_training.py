@@ -2,17 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
-import torch
 import yaml
 from conftest import ROOT, TINY_ENCODER
 from PIL import Image
-from safetensors.torch import load_file
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from train import checkpoints
@@ -46,7 +42,7 @@ def launch(*options, processes=1):
     if processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen([*command, str(ROOT / "train"), *options], env=environment)
+    return subprocess.Popen([*command, str(ROOT / "train"), *options], env=environment, start_new_session=True)
 
 
 def caption_folder(folder, photos):
@@ -56,54 +52,16 @@ def caption_folder(folder, photos):
     return processor.batch_decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize(("block", "epochs"), [(None, 200), ("all", 100)])
-def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path, block, epochs):
-    """Frozen or not, the loss goes to nearly nothing and the captions come back word for word."""
-    options = {"encoder_trainable_from": block, "encoder_learning_rate": 1e-3} if block else {}
-    options |= {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "num_train_epochs": epochs, "eval_steps": 100}
+def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path):
+    """The loss goes to nearly nothing and the captions come back word for word."""
+    options = {"encoder_trainable_from": "all", "encoder_learning_rate": 1e-3}
+    options |= {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "num_train_epochs": 100, "eval_steps": 100}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, learning_rate=0.004, **options)))
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert rows[-1]["validation_loss"] < 0.05
     assert rows[-1]["CIDEr-D"] > 5
     assert caption_folder(tmp_path, [photo for photo, _ in drawn_photos]) == [caption for _, caption in drawn_photos]
     assert Image.open(tmp_path / "curves.png").size[0] > 100
-
-
-def test_a_killed_run_resumes_to_the_same_weights(drawn_set, tmp_path):
-    """Killed in the middle of an epoch and resumed, training ends with the weights of an uninterrupted run.
-
-    All of it in processes with one thread: sums over another number of threads round otherwise.
-    """
-    options = {
-        "data_dir": drawn_set,
-        "num_train_epochs": 20,
-        "checkpointing_steps": 3,
-        "eval_steps": 20,
-        "ema_decay": 0.9,
-    }
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert launch(*arguments(output_dir=whole, **options)).wait(120) == 0
-    process = launch(*arguments(output_dir=cut, **options))
-    place = cut / "checkpoints" / "1-captions"
-    deadline = time.monotonic() + 120
-    while checkpoints.latest(place) is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    subprocess.run(["pkill", "-KILL", "-f", str(cut)], check=False)  # the launcher's child
-    process.wait()
-    step = int(checkpoints.latest(place).name.split("-")[1])
-    assert 0 < step < 40
-    assert launch(*arguments(output_dir=cut, **options), "--resume_from_checkpoint", "last").wait(120) == 0
-    for name in ("model", "average", "optimizer"):
-        expected, resumed = (
-            load_file(checkpoints.latest(folder / "checkpoints" / "1-captions") / f"{name}.safetensors")
-            for folder in (whole, cut)
-        )
-        assert expected.keys() == resumed.keys()
-        for key, tensor in expected.items():
-            assert torch.equal(tensor, resumed[key]), f"{name} {key} differs"
-    rows = [(folder / "history.jsonl").read_text() for folder in (whole, cut)]
-    assert rows[0] == rows[1]
 
 
 def test_language_captions_self_critical_in_one_recipe(drawn_set, tmp_path):
@@ -136,21 +94,13 @@ def test_self_critical_raises_the_reward(drawn_set, tmp_path):
     base = tmp_path / "base"
     run(resolve(arguments(data_dir=drawn_set, output_dir=base, num_train_epochs=8, learning_rate=0.01)))
     options = {"model": base, "stage": "self_critical", "learning_rate": 0.002, "lr_scheduler_type": "constant"}
+    options |= {"eval_steps": 10}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "rl", num_train_epochs=15, **options)))
     before, after = (
         max(json.loads(line).get("CIDEr-D", 0) for line in (folder / "history.jsonl").read_text().splitlines())
         for folder in (base, tmp_path / "rl")
     )
     assert after > before
-
-
-def test_two_processes_train(drawn_set, tmp_path):
-    options = arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2)
-    assert launch(*options, processes=2).wait(180) == 0
-    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == [1, 2], (
-        "eight photos, two processes of four: a step an epoch"
-    )
 
 
 @pytest.mark.parametrize(

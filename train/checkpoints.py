@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 WHOLE = "complete"  # the file that is written last
+MODEL, BEST = "model.safetensors", "best.safetensors"  # a captioner's weights in its folder, and in a checkpoint
 
 
 def latest(folder):
@@ -42,10 +43,34 @@ def find(folder, names, wanted):
     return place
 
 
-def save(folder, step, modules, optimizer, scheduler, progress, keep=1):
+def go_back(place, output_dir):
+    """Bring a run's folder to where it was at the checkpoint `place`: its captioner, and no later checkpoint."""
+    if (place / BEST).exists():
+        _link(place / BEST, output_dir / "part.safetensors")
+        os.replace(output_dir / "part.safetensors", output_dir / MODEL)
+    number = int(place.parent.name.partition("-")[0])
+    for stage in place.parent.parent.iterdir():
+        if int(stage.name.partition("-")[0]) > number:
+            shutil.rmtree(stage)
+    for later in place.parent.glob("step-*"):
+        if step_of(later) > step_of(place):
+            shutil.rmtree(later)
+
+
+def _link(source, target):
+    """A file is never written to again, so that a second name does for a copy, where the disk has such."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def save(folder, step, modules, optimizer, scheduler, progress, keep=1, best=None):
     """Write `folder`/step-N and remove older ones.
 
     Args:
+        best: the weights of the best captioner so far, a file, which is kept as well.
         modules: {name: module}, whose state dicts are kept.
         optimizer, scheduler: PyTorch's.
         progress: whatever else JSON can hold.
@@ -58,6 +83,8 @@ def save(folder, step, modules, optimizer, scheduler, progress, keep=1):
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
+        if best and best.exists():
+            _link(best, part / BEST)
         _write(part, modules, optimizer, {"scheduler": scheduler.state_dict(), "progress": progress})
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -82,13 +109,19 @@ def _write(part, modules, optimizer, state):
 
 
 def load(path, modules, optimizer, scheduler):
-    """Bring everything back to where [`save`] found it. Returns `progress`."""
-    for name, module in modules.items():
-        module.load_state_dict(load_file(path / f"{name}.safetensors"))
-    state = json.loads((path / "state.json").read_text())
-    optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), state["optimizer"]))
-    scheduler.load_state_dict(state["scheduler"])
-    return state["progress"]
+    """Bring everything back to where [`save`] found it. Returns `progress`. Raises `ValueError` for damaged files."""
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(load_file(path / f"{name}.safetensors"))
+        state = json.loads((path / "state.json").read_text())
+        optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), state["optimizer"]))
+        scheduler.load_state_dict(state["scheduler"])
+        return state["progress"]
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"The checkpoint {path} is damaged, or of another run; go on from another, or begin anew with"
+            " --overwrite_output_dir true."
+        ) from error
 
 
 def _split(state_dict):

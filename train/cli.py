@@ -2,25 +2,32 @@
 
 import dataclasses
 import difflib
+import shlex
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import set_seed
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessor
 
+import caption
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
 
 from . import checkpoints
 from .data import captioned_dataset
 from .encoders import load_encoder_weights
+from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
+from .hub import HubError, open_repository
 from .loop import train
+from .publish import publish
 from .settings import Settings
 from .stages import STAGES
+from .streaming import StreamedPhotos
 from .vocabulary import make_tokenizer
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -34,13 +41,20 @@ MODEL_OPTIONS = [
     "attention_type",
     "num_attention_heads",
 ]
-TRAINING_OPTIONS = ("dropout", "word_dropout", "label_smoothing")
+PATIENCE = timedelta(hours=12)  # of a process for the others, which may be looking through all photos
+TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]
 
 
 def main(arguments=None):
     """Run a recipe. A person's mistake is one line on standard error and exit status 1."""
     try:
-        run(resolve(arguments))
+        stages = resolve(arguments)
+        if stages[0].push_only:
+            push_only(stages[0])
+        elif stages[0].evaluate_only:
+            evaluate_only(stages[0])
+        else:
+            run(stages, sys.argv[1:] if arguments is None else arguments)
     except (ValueError, OSError, StrictDataclassError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
@@ -74,12 +88,45 @@ def _known(options):
     return options
 
 
-def run(stages):
+def push_only(settings):
+    """Publish an existing captioner. Raises `ValueError` where none is named."""
+    if not settings.model:
+        raise ValueError("--push_only publishes an existing captioner; name it: --model FOLDER.")
+    if PartialState().is_main_process:
+        push(settings.model, settings)
+
+
+def push(source, settings):
+    name = settings.hub_model_id or Path(source).resolve().name
+    address = publish(source, name, settings.hub_private_repo, settings.hub_license)
+    print(f"Published: {address}", flush=True)
+
+
+def evaluate_only(settings):
+    """Judge an existing captioner. Raises `ValueError` where none is named."""
+    if not settings.model:
+        raise ValueError("--evaluate_only judges an existing captioner; name it: --model FOLDER.")
+    accelerator = make_accelerator(settings, Path(settings.output_dir))
+    evaluated = evaluate_captioner(accelerator, *load_captioner(settings.model), settings)
+    if evaluated:
+        judged, scores = evaluated
+        write_evaluation(judged, scores, settings.output_dir)
+        print("".join(f"{name:8} {value:.4g}\n" for name, value in scores.items()), end="", flush=True)
+    accelerator.end_training()
+
+
+def run(stages, arguments=()):
     """Train a captioner through its stages; the finished one is in `output_dir`.
+
+    Args:
+        stages: the settings of each.
+        arguments: the command line that they came from, which is kept with them.
 
     Raises `ValueError` where `output_dir` holds an earlier run that is neither resumed nor to be overwritten.
     """
     first = stages[0]
+    if any(settings.streaming and settings.stage != "captions" for settings in stages):
+        raise ValueError("--streaming is for the stage captions alone; give a recipe without stages, or leave it out.")
     folder = Path(first.output_dir)
     names = [f"{number}-{settings.stage}" for number, settings in enumerate(stages, start=1)]
     resumed = None
@@ -92,35 +139,49 @@ def run(stages):
         )
     accelerator = make_accelerator(first, folder)
     if accelerator.is_main_process:
-        if not resumed:
+        if first.push_to_hub:  # what would be refused after the training is refused before it
+            open_repository(first.hub_model_id or folder.resolve().name, private=first.hub_private_repo)
+        if resumed:
+            checkpoints.go_back(resumed, folder)
+        else:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "settings.yaml").write_text(yaml.safe_dump([dataclasses.asdict(stage) for stage in stages]))
+        command = shlex.join(["accelerate", "launch", "train/", *map(str, arguments)])
+        resolved = yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])
+        (folder / "settings.yaml").write_text(f"# {command}\n{resolved}")
+    accelerator.wait_for_everyone()
     set_seed(first.seed)  # of a new model's weights
     history = History(accelerator, folder, resumed)
     start = names.index(resumed.parent.name) if resumed else 0
     for number in range(start, len(stages)):
         settings = stages[number]
         source = folder if number or resumed else settings.model
-        with accelerator.main_process_first():  # which fills the caches of data and features
-            captioner, processor = load_captioner(source) if source else new_captioner(settings)
-            for option in TRAINING_OPTIONS:
-                setattr(captioner.config, option, getattr(settings, option))
-            if source != folder and accelerator.is_main_process:
-                # A run that is killed before its first validation resumes from here.
-                checkpoints.save_captioner(captioner, processor, folder)
-            stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
+        training = {option: getattr(settings, option) for option in TRAINING_OPTIONS}
+        captioner, processor = load_captioner(source, **training) if source else new_captioner(settings)
+        if source != folder and accelerator.is_main_process:
+            # A run that is killed before its first validation resumes from here.
+            checkpoints.save_captioner(captioner, processor, folder)
+        stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
         history.begin(names[number])
         train(accelerator, stage, settings, folder, history, resumed if number == start else None)
         accelerator.wait_for_everyone()
     accelerator.end_training()
+    if first.push_to_hub and accelerator.is_main_process:
+        try:
+            push(folder, first)
+        except OSError as error:
+            raise HubError(f"{error} To publish what is in {folder} later: --push_only --model {folder}.") from error
 
 
 def make_accelerator(settings, folder):
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=settings.seed),
+        # A stream is read by every process, which takes its share: batches hold more than tensors.
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True, data_seed=settings.seed, dispatch_batches=False
+        ),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         step_scheduler_with_optimizer=False,
         log_with=settings.report_to,
         project_dir=folder,
@@ -130,19 +191,22 @@ def make_accelerator(settings, folder):
     return accelerator
 
 
-def load_captioner(source):
-    captioner = CaptionerForConditionalGeneration.from_pretrained(source)
-    return captioner, CaptionerProcessor.from_pretrained(source)
+def load_captioner(source, **options):
+    """`options`: of its configuration, in place of what `source` says."""
+    return caption.load_captioner(str(source), "cpu", "float32", **options)
 
 
 def new_captioner(settings):
     """A captioner with fresh weights, and its processor with the vocabulary of the training captions."""
-    captions = captioned_dataset(settings)["train"]["captions"]
+    if settings.streaming:
+        captions = (row["captions"] for row in StreamedPhotos(settings, "train"))
+    else:
+        captions = captioned_dataset(settings, ["train"], photos=False)["train"]["captions"]
     tokenizer = make_tokenizer((text for texts in captions for text in texts), settings.min_word_count)
     size = {"height": settings.image_size, "width": settings.image_size}
     images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     config = CaptionerConfig(
-        vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS}
+        vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS + TRAINING_OPTIONS}
     )
     captioner = CaptionerForConditionalGeneration(config)
     captioner.generation_config = GenerationConfig(

@@ -5,7 +5,8 @@ import logging
 import urllib.request
 from pathlib import Path
 
-from datasets import DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
 from huggingface_hub.constants import HF_HOME
 
 from modeling_captioner import PhotoError, open_photo
@@ -14,27 +15,37 @@ from .layouts import load_folder
 
 FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
+URL_COLUMNS = ("url", "coco_url")
 CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
 KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 logger = logging.getLogger(__name__)
 
 
-def captioned_dataset(settings):
+def captioned_dataset(settings, wanted=("train", "validation"), photos=True):
     """Load the captioned photos that `settings` name.
+
+    Args:
+        wanted: which of "train" and "validation"; the photos of the other are not touched.
+        photos: False for the captions alone, where no photo is touched.
 
     Returns {"train": Dataset, "validation": Dataset} with the columns `image` ({"path", "bytes"}, not yet decoded, but
     tried) and `captions` (list of strings, as people wrote them). Raises `ValueError` for a set without photos or
     captions, or with more broken photos than `settings.max_broken_fraction`.
     """
+    with PartialState().main_process_first():  # the first one fills the caches
+        columns = _two_columns if photos else _captions
+        splits = {name: columns(split, settings) for name, split in _karpathy(load_splits(settings)).items()}
+        splits = _with_validation(splits, settings)
+        return {name: _without_broken(splits[name], name, settings) if photos else splits[name] for name in wanted}
+
+
+def load_splits(settings, streaming=False):
+    """The set's own splits with its own columns."""
     if settings.dataset_name:
-        splits = load_dataset(settings.dataset_name, settings.dataset_config_name)
-    elif settings.data_dir:
-        splits = load_folder(settings.data_dir)
-    else:
-        raise ValueError("Say what to train on: --dataset_name NAME on the Hub or --data_dir FOLDER on disk.")
-    splits = _karpathy(splits)
-    splits = _with_validation({name: _two_columns(split, settings) for name, split in splits.items()}, settings)
-    return {name: _without_broken(split, name, settings) for name, split in splits.items()}
+        return load_dataset(settings.dataset_name, settings.dataset_config_name, streaming=streaming)
+    if settings.data_dir:
+        return load_folder(settings.data_dir, streaming)
+    raise ValueError("Say what to train on: --dataset_name NAME on the Hub or --data_dir FOLDER on disk.")
 
 
 def _karpathy(splits):
@@ -54,14 +65,10 @@ def _karpathy(splits):
 
 
 def _two_columns(split, settings):
-    image = _column(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
-    caption = _column(split, settings.caption_column, CAPTION_COLUMNS, "captions", "--caption_column")
-    names = (
-        [name for name in split.column_names if name.startswith("caption_")] if caption == "caption_0" else [caption]
-    )
-    captions = [[text for name in names for text in texts_of(row[name])] for row in split.select_columns(names)]
+    image = column_of(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
+    captions = _captions(split, settings, empty=True)["captions"][:]
     photos = split.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
-    if image in ("url", "coco_url"):
+    if image in URL_COLUMNS:
         photos = photos.map(lambda row: {"image": fetched(row["image"])}, desc="fetching photos")
     # Not by map, which would copy the photos.
     photos = photos.cast_column("image", FEATURES["image"]).add_column(
@@ -70,7 +77,20 @@ def _two_columns(split, settings):
     return photos.select([row for row, texts in enumerate(captions) if texts])
 
 
-def _column(split, given, known, what, option):
+def _captions(split, settings, empty=False):
+    """The captions alone; `empty` keeps the rows without any."""
+    names = caption_columns(split, settings)
+    captions = [[text for name in names for text in texts_of(row[name])] for row in split.select_columns(names)]
+    captions = [texts for texts in captions if texts or empty]
+    return Dataset.from_dict({"captions": captions}, Features({"captions": FEATURES["captions"]}))
+
+
+def caption_columns(split, settings):
+    caption = column_of(split, settings.caption_column, CAPTION_COLUMNS, "captions", "--caption_column")
+    return [name for name in split.column_names if name.startswith("caption_")] if caption == "caption_0" else [caption]
+
+
+def column_of(split, given, known, what, option):
     found = [name for name in ([given] if given else known) if name in split.column_names]
     if not found:
         raise ValueError(
@@ -107,16 +127,31 @@ def fetched(url):
 def _with_validation(splits, settings):
     """The set's own validation split, or a share of the photos, drawn by the seed."""
     train = splits.get("train", next(iter(splits.values()))).shuffle(seed=settings.seed)
-    validation = splits.get("validation", splits.get("val", splits.get("test")))
-    if settings.validation_fraction == 0:
+    name = validation_split(splits, settings)
+    if settings.validation_fraction == 0 and not settings.eval_split:
         train = validation = train.select(range(min(len(train), settings.max_train_samples or len(train))))
-    elif validation is None or len(splits) == 1:
+    elif name:
+        validation = splits[name]
+    elif round(len(train) * settings.validation_fraction) < 1:
+        logger.warning("%d photos are too few to keep some for validation: it uses the training photos.", len(train))
+        validation = train
+    else:
         parts = train.train_test_split(test_size=settings.validation_fraction, seed=settings.seed)
         train, validation = parts["train"], parts["test"]
     return {
         "train": train.select(range(min(len(train), settings.max_train_samples or len(train)))),
         "validation": validation.select(range(min(len(validation), settings.max_eval_samples or len(validation)))),
     }
+
+
+def validation_split(splits, settings):
+    """The name of the split to validate on; None where a share of the training photos is to be kept for it."""
+    wanted = settings.eval_split
+    if wanted in splits:
+        return wanted
+    if wanted and wanted != "validation":
+        raise ValueError(f"eval_split={wanted!r} is not among the set's splits {', '.join(splits)}.")
+    return next((name for name in ("validation", "val", "test") if name in splits and len(splits) > 1), None)
 
 
 def _without_broken(split, name, settings):
@@ -161,3 +196,13 @@ def photo_of(row):
     file = io.BytesIO(image["bytes"])
     file.name = image["path"] or "A photo of the data set"
     return open_photo(file)
+
+
+def paths_of(photos):
+    """The path of each photo, or None where it has none, without reading any photo."""
+    return photos.select_columns("image").flatten()["image.path"][:]
+
+
+def names_of(photos):
+    """A name for each photo, to tell people of it: its file's, or its number in the set."""
+    return [path.rpartition("/")[2] if path else str(number) for number, path in enumerate(paths_of(photos))]

@@ -1,6 +1,7 @@
 """Which part of the encoder learns, and where its weights come from."""
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
@@ -24,7 +25,10 @@ def load_encoder_weights(encoder, name, source):
     if source == "timm":
         tensors = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     else:
-        tensors = load_file(source)
+        try:
+            tensors = load_file(source)
+        except SafetensorError as error:
+            raise ValueError(f"encoder_weights={source!r} is damaged, or no safetensors file.") from error
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     missing, unexpected = encoder.backbone.load_state_dict(tensors, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]

@@ -1,61 +1,90 @@
 """A frozen encoder looks at each photo once: its features, cached on disk."""
 
 import hashlib
-import json
+import os
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from .data import photo_of
+from .data import paths_of, photo_of
 
-SAVED_EVERY = 20  # batches after which an interrupted run would go on
+SHARD_BYTES = 2**28  # of a file; an interrupted run has lost no more than one
+
+
+class Features:
+    """The features of each photo, (regions, channels), float16, mapped from the files of a cache."""
+
+    def __init__(self, files):
+        self.shards = [np.load(file, mmap_mode="r") for file in files]
+        self.photos_per_shard = len(self.shards[0])
+
+    def __getitem__(self, photo):
+        shard, row = divmod(photo, self.photos_per_shard)
+        return self.shards[shard][row]
 
 
 @torch.inference_mode()
 def cached_features(encoder, processor, photos, folder, batch_size):
-    """The encoder network's features of each photo.
+    """The encoder network's features of each photo. The processes share the work, and each file is whole or absent.
 
     Args:
         encoder: a `CaptionerEncoder`, on the device that is to compute.
         photos: a data set with the column `image`.
-        folder: where files of all data sets and encoders lie; the file's name is a fingerprint of everything that the
-            features depend on, so that another encoder, size or set gets a file of its own.
+        folder: where files of all data sets and encoders lie; a file's name is a fingerprint of everything that its
+            features depend on, so that another encoder, size or photo gets a file of its own.
 
-    Returns an array (photos, regions, channels), float16, mapped from disk. An interrupted run goes on where it was.
+    Returns [`Features`].
     """
-    device = next(encoder.parameters()).device
-    folder.mkdir(parents=True, exist_ok=True)
-    name = fingerprint(encoder, processor, photos)
-    file, done_file = folder / f"{name}.npy", folder / f"{name}.json"
-    done = json.loads(done_file.read_text()) if done_file.exists() else 0
-    if done == len(photos):
-        return np.load(file, mmap_mode="r")
     encoder.eval()
-
-    def pixels(rows):
-        return processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
-
-    rest = photos.select(range(done, len(photos)))
-    features = np.load(file, mmap_mode="r+") if done else None
-    for number, batch in enumerate(tqdm(DataLoader(rest, batch_size, collate_fn=pixels), desc="features")):
-        found = encoder.features(batch.to(device)).half().cpu().numpy()
-        if features is None:
-            shape = (len(photos), *found.shape[1:])
-            features = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
-        features[done : done + len(found)] = found
-        done += len(found)
-        if number % SAVED_EVERY == 0 or done == len(photos):
-            features.flush()
-            done_file.write_text(json.dumps(done))
-    return np.load(file, mmap_mode="r")
+    folder.mkdir(parents=True, exist_ok=True)
+    first = _features(encoder, processor, photos.select([0]))
+    step = max(1, SHARD_BYTES // first.nbytes)
+    shards = [photos.select(range(start, min(len(photos), start + step))) for start in range(0, len(photos), step)]
+    seen = encoder_fingerprint(encoder, processor, photos)
+    files = [folder / f"{seen}-{photos_fingerprint(shard)}.npy" for shard in shards]
+    state = PartialState()
+    for number in tqdm(range(len(files)), desc="features", disable=not state.is_local_main_process):
+        if number % state.num_processes == state.process_index:
+            _fill(files[number], encoder, processor, shards[number], batch_size)
+    state.wait_for_everyone()
+    for file, shard in zip(files, shards, strict=True):  # those of another machine, where it has a disk of its own
+        _fill(file, encoder, processor, shard, batch_size)
+    return Features(files)
 
 
-def fingerprint(encoder, processor, photos):
-    """A hash of the photos, of how they are prepared (what becomes of the first one), and of the encoder's weights."""
-    digest = hashlib.sha256(photos._fingerprint.encode())
-    digest.update(processor(images=photo_of(photos[0]), return_tensors="np").pixel_values.tobytes())
+def _fill(file, encoder, processor, photos, batch_size):
+    if file.exists():
+        return
+    batches = [
+        _features(encoder, processor, photos.select(range(start, min(len(photos), start + batch_size))))
+        for start in tqdm(range(0, len(photos), batch_size), desc="photos", leave=False)
+    ]
+    part = file.with_suffix(f".part{os.getpid()}")
+    with open(part, "wb") as opened:
+        np.save(opened, np.concatenate(batches))
+    part.replace(file)
+
+
+def _features(encoder, processor, rows):
+    pixels = processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
+    return encoder.features(pixels.to(next(encoder.parameters()).device)).half().cpu().numpy()
+
+
+def encoder_fingerprint(encoder, processor, photos):
+    """A hash of how photos are prepared (what becomes of the first one), and of the encoder's weights."""
+    digest = hashlib.sha256(processor(images=photo_of(photos[0]), return_tensors="np").pixel_values.tobytes())
     for tensor in encoder.backbone.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def photos_fingerprint(photos):
+    """A hash of the photos. Those that are files count by path, size and time of change, without being read."""
+    digest = hashlib.sha256(photos._fingerprint.encode())
+    for path in paths_of(photos):
+        if path and os.path.exists(path):
+            status = os.stat(path)
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -1,8 +1,14 @@
-"""The numbers of a run: kept in `history.jsonl`, drawn in `curves.png`, sent to Accelerate's trackers."""
+"""The numbers of a run: kept in `history.jsonl`, drawn in `curves.png`, sent to Accelerate's trackers; and pictures of
+what the captioner says and where it looks."""
 
+import importlib
 import json
 
 import matplotlib
+import numpy as np
+from PIL import Image
+
+from captioning.drawing import draw
 
 matplotlib.use("Agg")  # no screen is needed to write a file
 from matplotlib import pyplot
@@ -13,39 +19,64 @@ class History:
 
     def __init__(self, accelerator, folder, resumed):
         self.accelerator, self.folder, self.file = accelerator, folder, folder / "history.jsonl"
-        self.rows = []
-        if resumed:
-            self.rows = [json.loads(line) for line in self.file.read_text().splitlines()]
-        self.stage, self.losses, self.latest = None, [], {}
+        self.stage, self.means, self.latest = None, [], {}
+        self.rows = [json.loads(line) for line in self.file.read_text().splitlines()] if resumed else []
+        self._write()
 
     def begin(self, stage):
-        self.stage, self.losses, self.latest = stage, [], {}
+        self.stage, self.means, self.latest = stage, [], {}
 
     def cut(self, step):
         """Forget what came after the checkpoint that a run resumes from."""
-        self.rows = [row for row in self.rows if row["stage"] != self.stage or row["step"] <= step]
 
-    def step(self, step, loss, learning_rate, log):
-        """Add a step's loss; with `log`, write the mean since the last time."""
-        self.losses.append(loss.detach())
+        def when(row):
+            return int(row["stage"].partition("-")[0]), row["step"]
+
+        last = when({"stage": self.stage, "step": step})
+        self.rows = [row for row in self.rows if when(row) <= last]
+
+    def step(self, step, means, learning_rate, log):
+        """Add a step's numbers, {name: scalar tensor}; with `log`, write their means since the last time."""
+        self.means.append(means)
         if log:
-            mean = sum(self.losses).item() / len(self.losses)
-            self.losses = []
-            self._add(step, {"loss": mean, "learning_rate": learning_rate})
+            numbers = {name: sum(row[name] for row in self.means).item() / len(self.means) for name in means}
+            self.means = []
+            self._add(step, numbers | {"learning_rate": learning_rate})
 
-    def validation(self, step, numbers):
+    def validation(self, step, numbers, examples):
+        """`examples`: (name, photo, explanation) of a few photos."""
         self._add(step, numbers)
-        if self.accelerator.is_main_process:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            self.accelerator.print(f"\n{self.stage} step {step}: {shown}", flush=True)
-            self._draw()
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self.accelerator.print(f"\n{self.stage} step {step}: {shown}", flush=True)
+        self._draw()
+        if examples:
+            self._show(step, examples)
+
+    def _show(self, step, examples):
+        file = self.folder / "pictures" / f"{self.stage}-step-{step}.png"
+        file.parent.mkdir(exist_ok=True)
+        draw(examples, file)
+        name, picture = f"{self.stage}/examples", np.asarray(Image.open(file).convert("RGB"))
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images({name: picture[None]}, step, dataformats="NHWC")
+            elif tracker.name == "trackio":
+                tracker.log({name: importlib.import_module("trackio").Image(picture)}, step)
+            elif hasattr(tracker, "log_images"):
+                tracker.log_images({name: [picture]}, step)
 
     def _add(self, step, numbers):
         self.latest |= {name: f"{value:.4g}" for name, value in numbers.items()}
         self.rows.append({"stage": self.stage, "step": step} | numbers)
         self.accelerator.log({f"{self.stage}/{name}": value for name, value in numbers.items()}, step=step)
+        self._write()
+
+    def _write(self):
+        """Whole or not at all: a run may be killed at any moment."""
         if self.accelerator.is_main_process:
-            self.file.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            part = self.file.with_suffix(".part")
+            part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            part.replace(self.file)
 
     def _draw(self):
         """Loss and validation loss side by side show under- and overfitting; the score is drawn below."""

@@ -7,14 +7,15 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, load_dataset
 
 
-def load_folder(folder):
+def load_folder(folder, streaming=False):
     """The splits of the data set in `folder`.
 
     Recognised are COCO's own layout (annotations/captions_*.json beside train2017/, val2017/; 2014 likewise),
     Flickr8k's and Flickr30k's (Images/ with captions.txt, or *.token.txt with lists of the splits' photos), webdataset
     shards (*.tar), and what `load_dataset` knows: parquet files, and pictures with metadata.jsonl or metadata.csv.
 
-    Returns a `DatasetDict`. Raises `ValueError` for a folder that does not exist or holds nothing of these.
+    Returns a `DatasetDict`; with `streaming` an `IterableDatasetDict` where the photos lie in shards. Raises
+    `ValueError` for a folder that does not exist or holds nothing of these.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -24,13 +25,13 @@ def load_folder(folder):
     if list(folder.rglob("*.token.txt")) or (folder / "captions.txt").is_file():
         return _flickr(folder)
     if shards := sorted(map(str, folder.rglob("*.tar"))):
-        return load_dataset("webdataset", data_files=shards)
+        return load_dataset("webdataset", data_files=shards, streaming=streaming)
     if not any(folder.rglob("*.parquet")) and not any(folder.rglob("metadata.*")):
         raise ValueError(
             f"data_dir={str(folder)!r} holds no captions; known are parquet files, pictures with metadata.jsonl or"
             " metadata.csv, webdataset shards (*.tar), and the layouts of COCO, Flickr8k and Flickr30k."
         )
-    return load_dataset(str(folder))
+    return load_dataset(str(folder), streaming=streaming)
 
 
 def _coco(folder):

@@ -1,20 +1,28 @@
-"""How good captions are, by comparison with what people said: BLEU, ROUGE-L, CIDEr-D, as COCO's evaluation has them.
+"""How good captions are, by comparison with what people said, as COCO's evaluation has it: BLEU, ROUGE-L, CIDEr-D, and
+where there is Java METEOR and SPICE.
 
 The scorers are those of `pycocoevalcap`. Words are split here, because its tokenizer needs Java; see [`words_of`].
 """
 
 import re
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.cider.cider_scorer import precook
+from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.spice import get_stanford_models
+from pycocoevalcap.spice.spice import Spice
 
 # The Penn Treebank tokenizer of COCO's evaluation splits clitics off and drops punctuation. A hyphenated word is one.
 CLITICS = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
 WORD = re.compile(r"n't|'(?:s|re|ve|ll|d|m)\b|[#&]|\w+(?:[-/.:]\w+|(?<=\d),\d+)*")
+# Stanford's parser, which SPICE fetches on its first use; without network, and without a word, that would fail.
+SPICE_MODELS, CORENLP = Path(get_stanford_models.__file__).parent / "lib", "stanford-corenlp-3.6.0"
 END = "<end>"
 NGRAM = 4
 SIGMA = 6.0  # of the length penalty (Vedantam et al. 2015, section 5.2)
@@ -40,13 +48,29 @@ def caption_metrics(references, candidates):
     `pycocoevalcap` (published figures in percent are 100 times these). CIDEr-D takes its document frequencies from
     `references` themselves (Vedantam et al. 2015).
     """
-    people = {photo: [words_of(text) for text in texts] for photo, texts in enumerate(references)}
-    model = {photo: [words_of(text)] for photo, text in enumerate(candidates)}
+    people, model = _tokenized(references, candidates)
     bleu, _ = Bleu(NGRAM).compute_score(people, model, verbose=0)
     cider, _ = Cider(n=NGRAM, sigma=SIGMA).compute_score(people, model)
     rouge, _ = Rouge().compute_score(people, model)
     scores = {"CIDEr-D": cider} | {f"BLEU-{order}": value for order, value in enumerate(bleu, start=1)}
     return {name: float(value) for name, value in (scores | {"ROUGE-L": rouge}).items()}
+
+
+def java_metrics(references, candidates):
+    """METEOR where there is Java, and SPICE where its models are there too; takes minutes for thousands of photos.
+
+    Args as `caption_metrics` takes them. Returns {"METEOR", "SPICE"} or what there is of it, each from 0 to 1.
+    """
+    people, model = _tokenized(references, candidates)
+    scorers = {"METEOR": Meteor} if shutil.which("java") else {}
+    if scorers and all((SPICE_MODELS / f"{name}.jar").exists() for name in (CORENLP, f"{CORENLP}-models")):
+        scorers["SPICE"] = Spice
+    return {name: float(scorer().compute_score(people, model)[0]) for name, scorer in scorers.items()}
+
+
+def _tokenized(references, candidates):
+    people = {photo: [words_of(text) for text in texts] for photo, texts in enumerate(references)}
+    return people, {photo: [words_of(text)] for photo, text in enumerate(candidates)}
 
 
 class CiderReward:

@@ -25,6 +25,11 @@ class Settings:
         None, "'last' to go on from the last whole checkpoint in output_dir, or a checkpoint's path."
     )
     overwrite_output_dir: bool = option(False, "Begin anew in an output_dir that holds an earlier run.")
+    evaluate_only: bool = option(
+        False,
+        "Do not train: judge the captioner that --model names, and write predictions.json (COCO's result format) and"
+        " scores.json into output_dir.",
+    )
     seed: int = option(42, "Seed of everything random: split, order, dropout, sampling, augmentation.")
 
     # data
@@ -42,9 +47,24 @@ class Settings:
     )
     max_train_samples: int | None = option(None, "Use only the first so many photos after shuffling.")
     max_eval_samples: int | None = option(None, "Validate on only the first so many photos.")
+    eval_split: str | None = option(
+        None, "The set's split to validate on. Default: validation, val or test, or validation_fraction of train."
+    )
+    streaming: bool = option(
+        False,
+        "Read the shards as they come, without keeping them; for the stage captions. Photos are looked at in every"
+        " epoch, and a run that is resumed in the middle of an epoch reads it from its start to get there.",
+    )
     max_broken_fraction: float = option(0.05, "Stop if a larger share of the photos cannot be opened.")
     features_dir: str | None = option(None, "Folder for cached features. Default: output_dir/features.")
     dataloader_num_workers: int = option(0, "Processes that read photos.")
+
+    # publishing
+    push_to_hub: bool = option(False, "Publish the finished captioner in a model repository on the Hub.")
+    push_only: bool = option(False, "Do not train: publish the captioner that --model names.")
+    hub_model_id: str | None = option(None, "The repository, NAME or OWNER/NAME. Default: the folder's name.")
+    hub_private_repo: bool = option(False, "Make it private.")
+    hub_license: str | None = option(None, "Licence that its card states, e.g. apache-2.0. Default: unknown.")
 
     # model, for a new one
     encoder_name: str = option("inception_v3", "Encoder: any timm architecture with a spatial feature map.")
@@ -82,7 +102,7 @@ class Settings:
     ema_decay: float = option(
         0.0, "Decay of the weights' moving average, which is what is evaluated and kept; 0 is none."
     )
-    mixed_precision: str = option("no", "no, fp16 or bf16.")
+    mixed_precision: str = option("no", "no, fp16 or bf16 (which newer CPUs have too).")
     eval_steps: int | None = option(None, "Validate every so many steps. Default: after each epoch.")
     checkpointing_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
     checkpoints_total_limit: int = option(1, "Keep so many checkpoints of a stage.")

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from ..checkpoints import save_captioner
-from ..data import captioned_dataset, photo_of, unlabelled_photos
+from ..data import captioned_dataset, names_of, photo_of, unlabelled_photos
 from ..encoders import trainable_from
 from ..probe import word_probe
 
@@ -40,7 +40,7 @@ class Crops(TorchDataset):
         photo = photo_of(self.photos[index])
         if self.seed is not None:
             photo = self._crop(photo, random.Random(f"{self.seed} {self.epoch} {index}"))
-        return v2.functional.pil_to_tensor(photo.resize((self.size, self.size)))  # (3, size, size), uint8
+        return index, v2.functional.pil_to_tensor(photo.resize((self.size, self.size)))  # (3, size, size), uint8
 
     @staticmethod
     def _crop(photo, chance):
@@ -72,12 +72,16 @@ class Distil:
         self.teacher_data = timm.data.resolve_model_data_config(self.teacher)
         self.size = settings.distil_image_size or settings.image_size
         trainable_from(captioner.encoder, settings.encoder_trainable_from)
+        captioner.encoder.norm.requires_grad_(False)
+        captioner.encoder.projection.requires_grad_(False)
         self.model = Distiller(captioner.encoder, self.teacher.num_features)
         photos = unlabelled_photos(settings).shuffle(seed=settings.seed)
         held_out = min(VALIDATION_PHOTOS, len(photos) // 10)
         photos, self.validation = photos.select(range(held_out, len(photos))), photos.select(range(held_out))
         self.photos = photos.select(range(min(len(photos), settings.max_train_samples or len(photos))))
-        self.probed = captioned_dataset(settings)["validation"] if settings.data_dir or settings.dataset_name else None
+        self.probed = None
+        if settings.data_dir or settings.dataset_name:
+            self.probed = captioned_dataset(settings, ["validation"])["validation"]
 
     def batches(self, split):
         size = max(self.size, self.teacher_data["input_size"][-1])
@@ -97,12 +101,16 @@ class Distil:
             {"params": list(model.to_teacher.parameters()), "lr": self.settings.learning_rate},
         ]
 
-    def loss(self, model, photos):
-        photos = photos.float() / 255
+    def loss(self, model, batch):
+        photos = batch[1].float() / 255
         if self.settings.mixup_alpha:
             share = random.betavariate(self.settings.mixup_alpha, self.settings.mixup_alpha)
             photos = share * photos + (1 - share) * photos.flip(0)
-        return self._distance(model, photos)
+        return {"loss": self._distance(model, photos), "count": torch.tensor(len(photos), device=photos.device)}
+
+    def names(self, batch):
+        names = names_of(self.photos)
+        return [names[number] for number in batch[0].tolist()]
 
     def _distance(self, model, photos):
         """How far the student's regions, their mean and its classes are from the teacher's, for the same pixels.
@@ -137,17 +145,20 @@ class Distil:
             )
         )
 
-    @torch.inference_mode()
-    def evaluate(self, model):
-        device = next(model.parameters()).device
-        losses = [
-            self._distance(model, photos.float().to(device) / 255).item() for photos in self.batches("validation")
-        ]
-        numbers = {"validation_loss": sum(losses) / len(losses)}
+    def judge(self, model, batch):
+        distance = self._distance(model, batch[1].float() / 255).item()
+        return dict.fromkeys(batch[0].tolist(), distance)
+
+    def score(self, model, judged):
+        numbers = {"validation_loss": sum(judged.values()) / len(judged)}
         if self.probed:
-            numbers["word_probe_auc"] = self._probe(model.encoder, device)
+            numbers["word_probe_auc"] = self._probe(model.encoder, next(model.parameters()).device)
         return numbers | {"score": numbers.get("word_probe_auc", -numbers["validation_loss"])}
 
+    def examples(self, model):
+        return []  # it has no words for what it sees
+
+    @torch.inference_mode()
     def _probe(self, encoder, device):
         means = []
         for start in range(0, len(self.probed), self.settings.per_device_eval_batch_size):

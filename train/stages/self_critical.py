@@ -5,11 +5,10 @@ Variant of Self-Critical Sequence Training" (Luo 2020) with the mean of the phot
 """
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..metrics import CiderReward
-from .captions import Captions, model_inputs
+from .captions import Captions, model_inputs, word_losses
 
 BASELINES = ("mean", "greedy")
 
@@ -19,32 +18,38 @@ class SelfCritical(Captions):
         if settings.baseline not in BASELINES:
             raise ValueError(f"baseline={settings.baseline!r} is unknown; choose one of {', '.join(BASELINES)}.")
         super().__init__(captioner, processor, settings, device)
-        self.people = self.splits["train"]["captions"][:]
-        self.reward = CiderReward(self.people)
+        self.reward = CiderReward(self.sets["train"].captions)
 
     def loss(self, model, batch):
-        """The sampled captions' negative log-probability a word, weighted by their reward above the baseline."""
+        """The sampled captions' negative log-probability a word, weighted by their reward above the baseline.
+
+        Beside it, to be watched: the samples' mean reward, and the entropy of the words' distribution in nats, which
+        falls to nought where the captioner has only one thing left to say.
+        """
         model.eval()  # what is judged is what is said: no dropout
-        photos, _ = batch["photo"], batch.pop("labels")
-        captioner = extract_model_from_parallel(model)
-        ids = self._say(captioner, batch, do_sample=True, num_return_sequences=self.settings.sampled_captions)
-        rewards = self._rewards(ids, photos)  # (photos, samples)
+        ids = self._say(batch, do_sample=True, num_return_sequences=self.settings.sampled_captions)
+        rewards = self._rewards(ids, batch)  # (photos, samples)
         if self.settings.baseline == "greedy":
-            baseline = self._rewards(self._say(captioner, batch, do_sample=False), photos)
+            baseline = self._rewards(self._say(batch, do_sample=False), batch)
         else:
             samples = rewards.shape[1]
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
-        labels = ids[:, 1:].masked_fill(ids[:, 1:] == captioner.config.pad_token_id, -100)
+        labels = ids[:, 1:].masked_fill(ids[:, 1:] == self.model.config.pad_token_id, -100)
         logits = model(**model_inputs(batch), labels=labels).logits
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels, reduction="none"
-        )  # (captions, words)
         said = labels != -100
-        return ((rewards - baseline).flatten()[:, None] * losses * said).sum() / said.sum()
+        advantages = (rewards - baseline).flatten()[:, None]
+        chosen = logits.detach()[said].float().log_softmax(-1)  # (words, vocabulary)
+        return {
+            "loss": (advantages * word_losses(logits, labels)).sum() / said.sum(),
+            "count": said.sum(),
+            "reward": rewards.mean(),
+            "entropy": -(chosen.exp() * chosen).sum(-1).mean(),
+        }
 
     @torch.no_grad()
-    def _say(self, captioner, batch, **generation):
+    def _say(self, batch, **generation):
         """Captions of the batch's photos, (captions, words), by plain sampling or greedy choice."""
+        captioner = self.model
         if "region_features" in batch:
             regions = BaseModelOutput(captioner.encoder.project(batch["region_features"]))
         else:
@@ -58,9 +63,9 @@ class SelfCritical(Captions):
             **generation,
         )
 
-    def _rewards(self, ids, photos):
+    def _rewards(self, ids, batch):
         """CIDEr-D of each caption against those of people, (photos, captions a photo)."""
         captions = self.processor.batch_decode(ids, skip_special_tokens=True)
-        each = len(captions) // len(photos)
-        references = [self.people[photo] for photo in photos.tolist() for _ in range(each)]
+        each = len(captions) // len(batch["captions"])
+        references = [people for people in batch["captions"] for _ in range(each)]
         return torch.tensor(self.reward(captions, references), device=ids.device).float().view(-1, each)

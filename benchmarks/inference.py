@@ -1,0 +1,165 @@
+"""How long one caption takes on a CPU or GPU, beside the encoder alone and beside other captioners.
+
+    python benchmarks/inference.py
+
+All run in turns in one process, on the same photo, each with its own size of it, with as many new words each. The
+others are built from their transformers configurations with random weights, which changes nothing about the time. Then
+how the time grows with beams, words, vocabulary, and photos in a batch. Times are medians, in seconds.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import timm
+import torch
+from transformers import (
+    BlipConfig,
+    BlipForConditionalGeneration,
+    GPT2Config,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+    ViTConfig,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
+
+ROOT = Path(__file__).parents[1]
+WORDS = 12
+
+
+def medians(tasks, runs, device):
+    """{name: median seconds} of functions that are run in turns, after one run of each that does not count."""
+    times = {name: [] for name in tasks}
+    for run in range(runs + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if device != "cpu":
+                torch.accelerator.synchronize()
+            if run:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def length(words=WORDS, **options):
+    return {"max_new_tokens": words, "min_new_tokens": words} | options
+
+
+def encoder(pixel_values):
+    """timm's Inception-v3 as it comes, float32, channels last."""
+    network = timm.create_model("inception_v3", num_classes=0).eval().to(pixel_values.device)
+    network = network.to(memory_format=torch.channels_last)
+    pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+    return lambda: network.forward_features(pixel_values)
+
+
+def peers(device):
+    """{name: (model, side of its photo)}, random weights: BLIP-base and ViT-GPT2, the most used small captioners."""
+    blip = BlipConfig()
+    blip.vision_config.image_size = 384
+    gpt2 = GPT2Config(bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    pair = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        ViTConfig(), gpt2, decoder_start_token_id=0, pad_token_id=1
+    )
+    models = {
+        "BLIP-base": (BlipForConditionalGeneration(blip), 384),
+        "ViT-GPT2": (VisionEncoderDecoderModel(pair), 224),
+    }
+    return {name: (model.eval().to(device), side) for name, (model, side) in models.items()}
+
+
+def others(photo, device, beams):
+    """A function for each of the other captioners, which checks that it says as many words."""
+    tasks = {}
+    for name, (model, side) in peers(device).items():
+        pixels = torch.tensor(list(photo.resize((side, side)).tobytes()), dtype=torch.uint8, device=device)
+        pixel_values = pixels.view(1, side, side, 3).permute(0, 3, 1, 2) / 127.5 - 1
+        start = model.generate(pixel_values=pixel_values, **length(1)).shape[1] - 1
+
+        def task(model=model, pixel_values=pixel_values, start=start, name=name):
+            ids = model.generate(pixel_values=pixel_values, num_beams=beams, **length())
+            if ids.shape[1] - start != WORDS:
+                raise RuntimeError(f"{name} said {ids.shape[1] - start} words, not {WORDS}.")
+
+        tasks[f"{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M, {beams} beams"] = task
+    return tasks
+
+
+def latency(model, processor, photo, options):
+    """One photo, already decoded, to one caption; and the same of the others."""
+    pixel_values = processor(images=photo, return_tensors="pt").pixel_values.to(options.device)
+
+    def from_photo():
+        inputs = processor(images=photo, return_tensors="pt").to(options.device)
+        processor.batch_decode(model.generate(**inputs, num_beams=3, **length()), skip_special_tokens=True)
+
+    tasks = {
+        "encoder as timm has it": encoder(pixel_values),
+        "encoder, batch norms folded": lambda: model.encoder.features(pixel_values),
+        "captioner, 1 beam": lambda: model.generate(pixel_values, num_beams=1, **length()),
+        "captioner, 3 beams": lambda: model.generate(pixel_values, num_beams=3, **length()),
+        "captioner, 3 beams, with resizing and words": from_photo,
+    }
+    if not options.no_peers:
+        tasks |= others(photo, options.device, beams=3)
+    times = medians(tasks, options.runs, options.device)
+    plain, ours = times["encoder as timm has it"], times["captioner, 3 beams"]
+    print(f"\n{WORDS} words, one photo, medians of {options.runs} runs in turns")
+    for name, seconds in times.items():
+        print(f"{seconds:8.3f} s  {seconds / plain:6.2f} x the encoder  {seconds / ours:6.1f} x the captioner  {name}")
+
+
+def growth(options, photos):
+    """How a captioner's time grows with each of the things that can grow, the others being usual."""
+    small = photos[:1]
+    models = {
+        words: CaptionerForConditionalGeneration(CaptionerConfig(vocab_size=words)).eval().to(options.device)
+        for words in (2500, 5000, 10000, 20000)
+    }
+    usual = models[2500]
+    groups = {
+        "beams": {n: lambda n=n: usual.generate(small, num_beams=n, **length()) for n in (1, 3, 5, 10)},
+        "words": {n: lambda n=n: usual.generate(small, num_beams=3, **length(n)) for n in (4, 8, 16, 32)},
+        "vocabulary": {
+            n: lambda model=model: model.generate(small, num_beams=3, **length()) for n, model in models.items()
+        },
+        "photos": {n: lambda n=n: usual.generate(photos[:n], num_beams=3, **length()) for n in (1, 4, 16, 32)},
+    }
+    for name, tasks in groups.items():
+        times = medians(tasks, max(3, options.runs // 2), options.device)
+        print(f"{name:>10}: " + "  ".join(f"{count}: {seconds:.3f} s" for count, seconds in times.items()))
+
+
+@torch.inference_mode()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photo", default=str(ROOT / "demo" / "examples" / "china.jpg"))
+    parser.add_argument("--runs", type=int, default=11)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no_peers", action="store_true", help="Leave the other captioners out.")
+    options = parser.parse_args()
+    print(describe(options.device))
+    model = CaptionerForConditionalGeneration.from_pretrained(ROOT / "modeling_captioner").eval().to(options.device)
+    processor = CaptionerProcessor.from_pretrained(ROOT / "modeling_captioner")
+    photo = open_photo(options.photo)
+    latency(model, processor, photo, options)
+    print("\nOne photo, 3 beams, 12 words, 2,500 words to choose from, but for")
+    growth(options, processor(images=[photo] * 32, return_tensors="pt").pixel_values.to(options.device))
+
+
+def describe(device):
+    """The machine, in a line."""
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

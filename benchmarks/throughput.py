@@ -1,0 +1,146 @@
+"""How many photos a second `python caption.py FOLDER` captions, beside the encoder's own rate, and in how much memory.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --small 10000 --large 0
+
+Runs the command as people do, on photos that it makes: small ones (640 x 480) and of 12 million pixels (4000 x 3000),
+JPEG with a camera's noise. The rate counts from the first captions to the last, so start-up is apart. The encoder's
+rate is timm's Inception-v3 as it comes, float32, channels last, in batches of 8 ready in memory, measured before and
+after each run; "model alone" is the whole captioner on photos ready in memory: what is missing to it is spent waiting
+for photos.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import timm
+import torch
+from inference import describe
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from captioning.pipeline import captions_of
+from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
+
+ROOT = Path(__file__).parents[1]
+DIFFERENT = 12  # photos; further ones are links to them
+
+
+def make_photos(folder, size, count):
+    """`count` JPEG files from the examples, with noise, which is what most of a camera's file is."""
+    examples = sorted((ROOT / "demo" / "examples").glob("*.jpg"))
+    noise = Image.effect_noise(size, 25).convert("RGB")
+    for number in range(min(DIFFERENT, count)):
+        photo = Image.open(examples[number % len(examples)]).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        if number >= len(examples):
+            photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        Image.blend(photo, noise, 0.06).save(folder / f"{number:06}.jpg", quality=90)
+    for number in range(DIFFERENT, count):
+        os.link(folder / f"{number % DIFFERENT:06}.jpg", folder / f"{number:06}.jpg")
+
+
+class Rates:
+    """Photos a second of the encoder and of the captioner, on photos that are ready in memory."""
+
+    def __init__(self, device, dtype):
+        photos = [open_photo(path) for path in sorted((ROOT / "demo" / "examples").glob("*.jpg"))]
+        folder = ROOT / "modeling_captioner"
+        self.model = CaptionerForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
+        self.processor = CaptionerProcessor.from_pretrained(folder)
+        pixel_values = self.processor(images=(photos * 6)[:32], return_tensors="pt").pixel_values
+        self.pixel_values = pixel_values.to(device)
+        self.network = timm.create_model("inception_v3", num_classes=0).eval().to(device)
+        self.network = self.network.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def encoder(self):
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in self.pixel_values.split(8)]
+        return self._rate(lambda: [self.network.forward_features(part) for part in parts])
+
+    def captioner(self):
+        return self._rate(lambda: captions_of(self.model, self.processor, self.pixel_values, {}))
+
+    def _rate(self, task):
+        task()
+        start = time.perf_counter()
+        for _ in range(2):
+            task()
+            if self.pixel_values.is_cuda:
+                torch.cuda.synchronize()
+        return 2 * len(self.pixel_values) / (time.perf_counter() - start)
+
+
+def run_command(folder, options, processes):
+    """Captions a folder. Returns seconds in all, photos a second after the start, and samples of resident memory (MB),
+    of all processes together."""
+    output = folder / "captions.jsonl"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
+    command = [sys.executable, *launch, ROOT / "caption.py", folder, "--output", output, "--dtype", options.dtype]
+    threads = str(max(1, torch.get_num_threads() // processes))
+    start, counts, memory = time.perf_counter(), [], []
+    with subprocess.Popen(
+        [*map(str, command), "--device", options.device], env=os.environ | {"OMP_NUM_THREADS": threads}
+    ) as process:
+        while process.poll() is None:
+            lines = sum(file.read_bytes().count(b"\n") for file in folder.glob("captions.jsonl*"))
+            if lines and (not counts or lines > counts[-1][1]):
+                counts.append((time.perf_counter(), lines))
+            memory.append(resident(process.pid))
+            time.sleep(0.05)
+    seconds = time.perf_counter() - start
+    for file in folder.glob("captions.jsonl*"):
+        file.unlink()
+    (first, before), (last, after) = counts[0], counts[-1]
+    return seconds, (after - before) / (last - first) if after > before else None, memory
+
+
+def resident(pid):
+    """Resident memory of a process and its children, in MB."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return int(fields.get("VmRSS", "0 kB").split()[0]) / 1000 + sum(map(resident, children))
+    except (OSError, ValueError):  # it ended meanwhile
+        return 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", type=int, default=320, help="Photos of 640 x 480.")
+    parser.add_argument("--large", type=int, default=256, help="Photos of 4000 x 3000.")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    options = parser.parse_args()
+    print(describe(options.device))
+    rates = Rates(options.device, options.dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        single = Path(folder, "single")
+        single.mkdir()
+        make_photos(single, (640, 480), 1)
+        seconds, _, memory = run_command(single, options, 1)
+        print(f"one photo: {seconds:.1f} s from start to end, peak memory {max(memory):.0f} MB")
+        for name, size, count in (("640 x 480", (640, 480), options.small), ("12 MP", (4000, 3000), options.large)):
+            photos = Path(folder, name)
+            photos.mkdir()
+            make_photos(photos, size, count)
+            for processes in options.processes if count else []:
+                encoder, alone = rates.encoder(), rates.captioner()
+                _, rate, memory = run_command(photos, options, processes)
+                encoder, alone = (encoder + rates.encoder()) / 2, (alone + rates.captioner()) / 2
+                quarters = [memory[len(memory) * quarter // 4 - 1] for quarter in (2, 3, 4)]
+                print(
+                    f"{count} photos of {name}, {processes} process(es): {rate:.1f} photos/s; encoder {encoder:.1f}"
+                    f" ({rate / encoder:.0%}); model alone {alone:.1f} (waits {max(0, 1 - rate / alone):.0%});"
+                    f" memory {' '.join(f'{value:.0f}' for value in quarters)}, peak {max(memory):.0f} MB"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A few of the mutated files; `photos.py` and `doors.py` beside this file try as many as are asked for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_captioner import PhotoError, open_photo
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("script", "options"), [("photos.py", ["--first", "30", "--files", "300"]), ("doors.py", ["--files", "12"])]
+)
+def test_mutated_files_end_in_a_picture_or_a_sentence(script, options):
+    done = subprocess.run([sys.executable, FOLDER / script, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+MAGIC = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF89a",
+    b"BM",
+    b"II*\0",
+    b"RIFF\0\0\0\0WEBP",
+    b"\0\0\1\0",
+    b"P6 ",
+    b"\n\5\1\x08",
+)
+
+
+@given(st.sampled_from(MAGIC), st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_end_in_a_picture_or_a_sentence(beginning, rest):
+    try:
+        said = open_photo(beginning + rest).mode
+    except PhotoError as error:
+        said = str(error)
+    assert said == "RGB" or (said.startswith("The picture ") and said.endswith("."))

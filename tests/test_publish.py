@@ -1,0 +1,346 @@
+"""Publishing to the Hub: a server of the test's own in its place, everything else as people run it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import yaml
+from browsing import wait_for
+from conftest import ROOT, SHIPPED
+from datasets import load_dataset
+from hub_server import FakeHub
+from huggingface_hub import HfApi
+from test_loading import BEGINNING, captions_here
+from test_training import arguments
+
+from train.publish import write_repository
+
+# Runs one command after another, so that a test need not wait for PyTorch: {"program", "arguments", "token"} in each
+# line, [exit status, standard output, standard error] in each answer. The address of the Hub is read at the start.
+WORKER = """
+import contextlib, io, json, os, sys, traceback
+import app
+from train.cli import main
+
+def run(program, arguments):
+    if program == "train":
+        return main(arguments)
+    sys.argv = ["app.py", *arguments]
+    sys.exit(app.main())
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    os.environ["HF_TOKEN"] = asked["token"]
+    status, output, errors = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            run(asked["program"], asked["arguments"])
+        except SystemExit as end:
+            status = end.code
+        except Exception:
+            status = traceback.print_exc() or "a bug"
+    print(json.dumps([status, output.getvalue(), errors.getvalue()]), flush=True)
+"""
+LOADING = """
+told = []
+for revision in REVISIONS:
+    model, processor = load(AutoModelForImageTextToText, revision=revision), load(AutoProcessor, revision=revision)
+    whole = pipeline("image-text-to-text", model=folder, revision=revision, trust_remote_code=True)
+    answers = whole(images=photos, text=[""] * len(photos))
+    told.append([captions(model, processor), [answer["generated_text"] for answer in answers]])
+tell(told)
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with FakeHub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def no_failures(hub):
+    hub.failures.clear()
+    hub.requests.clear()
+
+
+def environment(hub, home):
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    return os.environ | settings | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.fixture(scope="module")
+def command(hub, tmp_path_factory):
+    """Runs `python -m train` or `python app.py` against the test's Hub. Returns exit status, output, errors."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        cwd=ROOT,
+        env=environment(hub, tmp_path_factory.mktemp("home")),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(*arguments, program="train", token="hf_writer"):
+        asked = {"program": program, "arguments": [str(argument) for argument in arguments], "token": token}
+        worker.stdin.write(json.dumps(asked) + "\n")
+        worker.stdin.flush()
+        return json.loads(worker.stdout.readline())
+
+    yield run
+    worker.stdin.close()
+    worker.wait(60)
+
+
+@pytest.fixture
+def push(command, learnt_captioner):
+    """Publishes the captioner that knows the drawn photos by heart."""
+    return lambda name, *options: command("--push_only", "--model", learnt_captioner, "--hub_model_id", name, *options)
+
+
+def captions_elsewhere(hub, tmp_path, files, name, revisions):
+    """What a process says that has nothing but its packages, an empty cache and the Hub: as `LOADING` tells it."""
+    (tmp_path / "empty").mkdir()
+    code = BEGINNING + f"REVISIONS = {revisions!r}" + LOADING
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, name, *map(str, files)],
+        cwd=tmp_path / "empty",
+        env=environment(hub, tmp_path / "cache"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_train_push_update_load(hub, command, push, tmp_path, files, drawn_photos, drawn_set):
+    """A data set by its name on the Hub, a few steps, one commit; an update; both revisions in a fresh process."""
+    photos = hub.repository("tester/photos", "datasets")
+    photos.create()
+    photos.add(drawn_set)
+    output = tmp_path / "trained"
+    options = {"dataset_name": "tester/photos", "output_dir": output, "max_train_steps": 2}
+    status, said, errors = command(*arguments(**options), "--push_to_hub", "--hub_license", "cc0-1.0")
+    assert status == 0, errors
+    repository = hub.repository("tester/trained")
+    assert len(repository.commits) == 2, "the Hub's own and one of ours"
+    first = repository.resolve("main")
+    assert said.splitlines()[-1] == f"Published: {hub.endpoint}/tester/trained/commit/{first}"
+    assert repository.files().keys() >= {
+        *("README.md", "config.json", "generation_config.json", "model.safetensors", "processor_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "modeling_captioner.py", "handler.py", "requirements.txt"),
+        *("curves.png", "settings.yaml"),
+    }
+    assert repository.read("curves.png") == (output / "curves.png").read_bytes()
+    assert yaml.safe_load(repository.read("settings.yaml"))[0]["dataset_name"] == "tester/photos"
+
+    assert push("tester/trained")[0] == 0
+    assert repository.commits[-2] == first
+    assert repository.files()["modeling_captioner.py"] == repository.files(first)["modeling_captioner.py"]
+    assert not repository.files().keys() & {"curves.png", "settings.yaml"}, "those of another training"
+
+    write_repository(output, tmp_path / "here")
+    told = captions_elsewhere(hub, tmp_path, files, "tester/trained", [first, "main"])
+    assert told == [[captions_here(tmp_path / "here", files)] * 2, [[caption for _, caption in drawn_photos]] * 2]
+
+
+def test_a_data_set_on_the_hub_is_streamed(hub, command, tmp_path, drawn_set):
+    """Parquet on the Hub; its photos are read from there while the training runs."""
+    for split, photos in load_dataset("imagefolder", data_dir=str(drawn_set)).items():
+        photos.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+    photos = hub.repository("tester/stream", "datasets")
+    photos.create()
+    photos.add(tmp_path / "set")
+    options = {
+        "dataset_name": "tester/stream",
+        "output_dir": tmp_path / "trained",
+        "max_train_steps": 2,
+        "eval_steps": 2,
+    }
+    status, _, errors = command(*arguments(**options), "--streaming")
+    assert status == 0, errors
+    assert hub.count("GET", "/datasets/tester/stream/resolve/.*parquet") > 0
+    rows = [json.loads(line) for line in (tmp_path / "trained" / "history.jsonl").read_text().splitlines()]
+    assert "CIDEr-D" in rows[-1]
+
+
+def test_card_tells_of_its_own_training(hub, command, tmp_path, drawn_photos, drawn_set):
+    """Its data, its command, its figures, as the Hub's API reads them; none of the shipped captioner's.
+
+    Here the Hub refuses the commit after the training, which can then be published by itself.
+    """
+    output = tmp_path / "trained"
+    options = {"data_dir": drawn_set, "output_dir": output, "num_train_epochs": 12, "eval_steps": 8}
+    options |= {"learning_rate": 0.01, "hub_model_id": "tester/told"}
+    hub.fail("POST", "/commit/", 403)
+    status, _, errors = command(*arguments(**options), "--push_to_hub")
+    assert status == 1
+    assert errors.strip().endswith(f"To publish what is in {output} later: --push_only --model {output}.")
+    assert command("--push_only", "--model", output, "--hub_model_id", "tester/told")[0] == 0
+    rows = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+    best = max((row for row in rows if "score" in row), key=lambda row: row["score"])
+    info = HfApi(endpoint=hub.endpoint).model_info("tester/told")
+    assert (info.library_name, info.pipeline_tag) == ("transformers", "image-text-to-text")
+    assert {result.metric_name: result.metric_value for result in info.card_data.eval_results} == {
+        name: pytest.approx(best[name], abs=1e-4) for name in ("CIDEr-D", "BLEU-4", "ROUGE-L")
+    }
+    assert info.card_data.eval_results[0].dataset_name == drawn_set.name
+    assert info.card_data.license == "unknown", "nobody has said"
+    assert info.card_data.datasets is None, "the data set is not on the Hub"
+    repository, words = hub.repository("tester/told"), set(" ".join(caption for _, caption in drawn_photos).split())
+    for example in info.card_data.to_dict()["widget"]:
+        assert example["src"].removeprefix(f"{hub.endpoint}/tester/told/resolve/main/") in repository.files()
+        assert set(example["output"]["text"].split()) <= words, "its own"
+    text = repository.read("README.md").decode()
+    assert "accelerate launch train/ --encoder_name test_resnet --image_size 64 --hidden_size 64" in text
+    assert f"--data_dir {drawn_set} --output_dir {output}" in text
+    assert 'name = "tester/told"' in text
+    assert f"| {best['CIDEr-D']:.3f} | {best['BLEU-4']:.3f} | {best['ROUGE-L']:.3f} |" in text
+    assert "Flickr8k" not in text
+
+
+def test_shipped_captioner_has_its_own_card(hub, command):
+    if not (SHIPPED / "model.safetensors").exists():
+        pytest.skip("modeling_captioner/ holds no weights yet")
+    assert command("--push_only", "--model", SHIPPED, "--hub_model_id", "shipped")[0] == 0
+    repository = hub.repository("tester/shipped")
+    card = repository.read("README.md").decode()
+    assert 'from_pretrained("tester/shipped", trust_remote_code=True)' in card
+    assert repository.read("model.safetensors") == (SHIPPED / "model.safetensors").read_bytes()
+    results = HfApi(endpoint=hub.endpoint).model_info("tester/shipped").card_data.eval_results
+    assert len(results) == 6
+    for result in results:
+        row = next(line for line in card.splitlines() if line.lower().startswith(f"| {result.dataset_type}"))
+        assert f"{result.metric_value:.3f}" in row, "the figures that the Hub shows are those of the table"
+    for example in HfApi(endpoint=hub.endpoint).model_info("tester/shipped").card_data.to_dict()["widget"]:
+        assert f"| {example['output']['text']} |" in card, "and so are the captions"
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "named"),
+    [
+        ("", "tester/x", "Publishing needs a login: run `hf auth login`"),
+        ("hf_unknown", "tester/x", "The Hub does not accept the token; log in with `hf auth login`"),
+        ("hf_reader", "tester/x", "The token has no right to write to tester/x"),
+        ("hf_writer", "other/x", "The token has no right to write to other/x"),
+        ("hf_writer", "other/theirs", "The token has no right to write to other/theirs"),
+        ("hf_writer", "a b", "Repo id must"),
+    ],
+)
+def test_who_may_not_publish_hears_it_before_the_training(hub, command, tmp_path, token, name, named):
+    """Before any data is looked for: there is none. That somebody else's repository may be read is not enough."""
+    if name == "other/theirs":
+        hub.repository(name).create()
+    options = ["--data_dir", "/nowhere", "--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", name]
+    status, _, errors = command(*options, token=token)
+    assert status == 1
+    assert errors.strip().splitlines()[-1].startswith(f"error: {named}")
+    assert not (tmp_path / "run").exists()
+    assert not hub.repository("tester/x").exists
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "how", "headers", "said"),
+    [
+        ("PUT", "/lfs/", "drop", {}, ""),  # the library itself tries again
+        ("POST", "/commit/", "drop", {}, "could not be reached"),
+        ("POST", "/commit/", "lose", {}, "could not be reached"),
+        ("POST", "/commit/", 500, {}, "The Hub answers 500 (failed on purpose)"),
+        ("POST", "/commit/", 429, {"Retry-After": "1"}, "The Hub asks to wait because of too many requests"),
+        ("POST", "/validate-yaml", 502, {}, "gave an answer that is none of the Hub's"),
+        ("POST", "/repos/create", 502, {}, "The Hub answers 502"),
+    ],
+)
+def test_what_passes_is_tried_again(hub, push, tmp_path, method, path, how, headers, said):
+    """One commit comes of it, also where the Hub had made it and the answer was lost."""
+    hub.fail(method, path, how, **headers)
+    name = f"tester/{tmp_path.name}"
+    status, _, errors = push(name)
+    assert status == 0, errors
+    assert not hub.failures
+    assert said in errors
+    assert bool(said) == ("; trying again in 1 s." in errors)
+    assert len(hub.repository(name).commits) == 2
+    assert "model.safetensors" in hub.repository(name).files()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "how", "headers", "named"),
+    [
+        ("POST", "/commit/", 500, {}, "The Hub answers 500 (failed on purpose), and nothing of NAME was changed"),
+        ("POST", "/commit/", 403, {}, "The token has no right to write to NAME"),
+        ("POST", "/commit/", 429, {"Retry-After": "3600"}, "The Hub asks to wait because of too many requests, and"),
+        ("POST", "/preupload/", 413, {}, "The Hub refuses to publish NAME: The Hub answers 413"),
+        ("PUT", "/lfs/", 403, {}, "The token has no right to write to NAME"),
+    ],
+)
+def test_what_does_not_pass_is_a_sentence_and_changes_nothing(
+    hub, push, command, tiny_captioner, tmp_path, method, path, how, headers, named
+):
+    """Published anew, what had arrived is not sent again."""
+    name = f"tester/{tmp_path.name}"
+    assert push(name)[0] == 0
+    before = hub.repository(name).files()
+    for part in tiny_captioner(hidden_size=16):
+        part.save_pretrained(tmp_path / "new")
+    new = ["--push_only", "--model", tmp_path / "new", "--hub_model_id", name]
+    hub.fail(method, path, how, times=99, **headers)
+    status, _, errors = command(*new)
+    assert status == 1
+    assert f"error: {named.replace('NAME', name)}" in errors.strip().splitlines()[-1]
+    assert "Traceback" not in errors
+    assert hub.repository(name).files() == before
+    hub.failures.clear()
+    hub.requests.clear()
+    assert command(*new)[0] == 0
+    assert hub.count("PUT", "/lfs/") == (path != "/commit/")
+    assert hub.repository(name).files()["model.safetensors"] != before["model.safetensors"]
+
+
+def test_private_or_not_at_all(hub, push):
+    assert push("tester/private", "--hub_private_repo")[0] == 0
+    assert hub.repository("tester/private").info["private"]
+    assert push("tester/private", "--hub_private_repo")[0] == 0
+    assert push("tester/public")[0] == 0
+    status, _, errors = push("tester/public", "--hub_private_repo", "--hub_license", "mit")
+    assert status == 1
+    assert "error: tester/public is public already" in errors
+    assert len(hub.repository("tester/public").commits) == 2
+
+
+def test_space_has_what_it_needs_and_nothing_else(hub, command, learnt_captioner, tmp_path):
+    """One commit; the page starts from the Space's files alone, with the captioner that was named."""
+    status, _, errors = command("--deploy", "tester/page", "--model", learnt_captioner, program="app")
+    assert status == 0, errors
+    space = hub.repository("tester/page", "spaces")
+    assert space.info["sdk"] == "gradio"
+    assert len(space.commits) == 2
+    assert {path.split("/")[0] for path in space.files()} == {
+        *(".gitattributes", "README.md", "LICENSE", "docs", "requirements.txt"),
+        *("app.py", "caption.py", "captioning", "demo", "modeling_captioner"),
+    }
+    assert not [path for path in space.files() if "__pycache__" in path]
+    header = yaml.safe_load(space.read("README.md").decode().split("---")[1])
+    assert header["app_file"] in space.files()
+    assert len(header["short_description"]) <= 60, "the Hub refuses longer ones"
+    for path in space.files():
+        (tmp_path / "space" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "space" / path).write_bytes(space.read(path))
+    tokenizer = (learnt_captioner / "tokenizer.json").read_bytes()
+    assert (tmp_path / "space" / "modeling_captioner" / "tokenizer.json").read_bytes() == tokenizer
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port)}  # as in a Space
+    with (tmp_path / "app.log").open("wb") as log:
+        app = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=tmp_path / "space", env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/", app, tmp_path / "app.log")
+    finally:
+        app.terminate()
+        app.wait(30)

@@ -1,0 +1,204 @@
+"""Many photos on the command line: where they come from, where captions go, interruptions, several processes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from datasets import load_dataset
+from PIL import Image, ImageChops, ImageStat
+
+from caption import main
+from modeling_captioner import open_photo
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def run_here(capsys, learnt_captioner):
+    """Caption in this process. Returns exit status, lines of standard output, lines of standard error."""
+
+    def run_here(*arguments):
+        status = main([*map(str, arguments), "--model", str(learnt_captioner)])
+        lines, errors = capsys.readouterr()
+        return status, lines.splitlines(), errors.splitlines()
+
+    return run_here
+
+
+@pytest.fixture
+def captions(files, drawn_photos):
+    """{path: caption} of the drawn photos as files."""
+    return {str(file): caption for file, (_, caption) in zip(files, drawn_photos, strict=True)}
+
+
+def rows_in(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_every_format_is_read_by_its_readers(captions, tmp_path, run_here):
+    """JSONL and CSV by Python, metadata.jsonl by `datasets`, COCO's results by its own reader."""
+    for name in ("a.jsonl", "a.csv", "a.tsv", "metadata.jsonl", "a.json"):
+        assert run_here(tmp_path, "--output", tmp_path / name, "--batch_size", 3) == (0, [], [])
+    expected = list(captions.items())
+    assert [(row["file"], row["caption"]) for row in rows_in(tmp_path / "a.jsonl")] == expected
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["file"], row["caption"]) for row in rows] == expected
+    assert all(-20 < float(row["log_probability"]) < 0 for row in rows)
+    assert (tmp_path / "a.tsv").read_text() == "".join(f"{path}\t{caption}\n" for path, caption in expected)
+    (tmp_path / "a.csv").unlink()  # an imagefolder has one file of metadata
+    images = load_dataset("imagefolder", data_dir=str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(images["text"]) == sorted(captions.values())
+    results = json.loads((tmp_path / "a.json").read_text())
+    assert results == [{"image_id": number, "caption": caption} for number, caption in enumerate(captions.values())]
+
+
+def test_a_text_file_beside_each_photo(captions, files, run_here):
+    """With the words that a trainer wants around each caption; what somebody wrote there is kept."""
+    files[2].with_suffix(".txt").write_text("by hand\n")
+    status, lines, (error,) = run_here(*files, "--txt")
+    assert (status, lines) == (1, [])
+    assert error.startswith(f"error: {files[2].with_suffix('.txt')} exists")
+    words = ("--prefix", "photo of ", "--suffix", ", drawn")
+    assert run_here(*files, "--txt", "--resume", *words) == (0, [], [])
+    texts = {str(file): file.with_suffix(".txt").read_text() for file in files}
+    expected = {path: f"photo of {caption}, drawn\n" for path, caption in captions.items()}
+    assert texts == expected | {str(files[2]): "by hand\n"}
+
+
+def test_photos_by_pattern_list_and_standard_input(captions, files, tmp_path, run_here, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    below = tmp_path / "sub" / "9.png"
+    shutil.copy(files[0], below)
+    lines = [f"{path}\t{caption}" for path, caption in captions.items()]
+    last = f"{below}\t{captions[str(files[0])]}"
+    assert run_here(tmp_path, "--recursive") == (0, [*lines, last], [])
+    assert run_here(tmp_path, "--no-recursive") == (0, lines, [])
+    assert run_here(tmp_path / "[12].png", tmp_path / "s*") == (0, [*lines[1:3], last], [])
+    assert run_here(tmp_path / "**" / "9.png") == (0, [last], [])
+    (tmp_path / "list").write_text(f"{files[3]}\n\n{files[1]}\n")
+    assert run_here("--list", tmp_path / "list") == (0, [lines[3], lines[1]], [])
+    status, _, (error,) = run_here("--list", tmp_path / "missing")
+    assert status == 1
+    assert "missing" in error
+    for between, arguments in ((b"\0", ["-"]), (b"\n", ["--list", "-"])):
+        (tmp_path / "list").write_bytes(between.join(map(os.fsencode, files[:2])))
+        with (tmp_path / "list").open() as stdin:
+            monkeypatch.setattr("sys.stdin", stdin)
+            assert run_here(*arguments) == (0, lines[:2], [])
+
+
+def test_a_data_set(drawn_set, drawn_photos, tmp_path, run_here):
+    """Streamed, with the row's number as its name; --resume skips the rows that are done."""
+    expected = [(f"validation/{number}", caption) for number, (_, caption) in enumerate(drawn_photos)]
+    given = ("--dataset_name", drawn_set, "--split", "validation", "--output", tmp_path / "a.jsonl")
+    assert run_here(*given) == (0, [], [])
+    rows = rows_in(tmp_path / "a.jsonl")
+    assert [(row["file"], row["caption"]) for row in rows] == expected
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[3:]))
+    assert run_here(*given, "--resume") == (0, [], [])
+    assert [(row["file"], row["caption"]) for row in rows_in(tmp_path / "a.jsonl")] == expected
+    status, _, (error,) = run_here(*given, "--resume", "--image_column", "picture")
+    assert status == 1
+    assert "has no column 'picture' but image, captions" in error
+
+
+@pytest.mark.parametrize(("name", "growing"), [("a.jsonl", "a.jsonl"), ("a.json", "a.json.part0")])
+def test_killed_anywhere_and_resumed(captions, files, learnt_captioner, tmp_path, run_here, name, growing):
+    """What was written is whole lines; the second run adds the rest, and each photo is there once, in order."""
+    copies = [tmp_path / f"{number:03}.png" for number in range(100, 400)]
+    for number, copy in enumerate(copies):
+        shutil.copy(files[number % len(files)], copy)
+    command = [sys.executable, ROOT / "caption.py", *copies, "--output", tmp_path / name, "--batch_size", 1]
+    with subprocess.Popen([*map(str, command), "--model", str(learnt_captioner)], env=ENVIRONMENT) as process:
+        while process.poll() is None:
+            if (tmp_path / growing).exists() and (tmp_path / growing).read_bytes().count(b"\n") >= 3:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+    text = (tmp_path / growing).read_text()
+    assert 3 <= len(rows_in(tmp_path / growing)) < len(copies)
+    (tmp_path / growing).write_text(text[:-5])  # a power failure can leave less than a process does
+    assert run_here(*copies, "--output", tmp_path / name)[0] == 1, "nothing is overwritten"
+    assert run_here(*copies, "--output", tmp_path / name, "--resume") == (0, [], [])
+    rows = json.loads((tmp_path / name).read_text()) if name == "a.json" else rows_in(tmp_path / name)
+    expected = list(captions.values())
+    assert [row["caption"] for row in rows] == [expected[number % len(files)] for number in range(len(copies))]
+    assert [int(str(row.get("file", row.get("image_id")))[-7:].removesuffix(".png")) for row in rows] == list(
+        range(100, 400)
+    )
+    assert sorted(path.name for path in tmp_path.glob("a.json*")) == [name], "no part is left"
+
+
+def test_processes_share_the_photos(captions, files, learnt_captioner, tmp_path):
+    """Two of `torchrun`, as `accelerate launch` starts them: one file in order, and bad photos named once."""
+    (tmp_path / "3a.png").write_text("no picture")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, ROOT / "caption.py", tmp_path, "--output", tmp_path / "a.jsonl", "--model", learnt_captioner]
+    done = subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert [(row["file"], row["caption"]) for row in rows_in(tmp_path / "a.jsonl")] == list(captions.items())
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert errors == [
+        f"error: {tmp_path / '3a.png'} is not a picture that can be read; save it as JPEG or PNG.",
+        "error: 1 of 9 photos could not be captioned.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("a.xml", "end the name with .tsv, .jsonl, .csv, .json."),
+        ("no/a.csv", "the folder does not exist; make it first."),
+        ("sub/metadata.jsonl", "does not lie below it; write metadata.jsonl above the photos."),
+        ("0.json", "holds something else than captions; give another name."),
+    ],
+)
+def test_bad_outputs(captions, files, tmp_path, run_here, output, message):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "0.json").write_text('{"a": 1}')
+    status, lines, (error,) = run_here(*files, "--output", tmp_path / output, "--resume")
+    assert (status, lines) == (1, [])
+    assert message in error
+
+
+def test_two_photos_that_would_share_a_name(files, tmp_path, run_here):
+    shutil.copy(files[0], tmp_path / "0.jpg")
+    for output in (["--txt"], ["--output", tmp_path / "a.json"]):
+        status, _, (error,) = run_here(files[0], tmp_path / "0.jpg", *output)
+        assert status == 1
+        assert f"{files[0]} and {tmp_path / '0.jpg'} would share a name" in error
+
+
+def test_it_imports_only_what_it_uses(files, learnt_captioner):
+    command = [sys.executable, "-X", "importtime", ROOT / "caption.py", files[0], "--model", learnt_captioner]
+    done = subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "transformers" in imported
+    unwanted = {"datasets", "gradio", "matplotlib", "pandas", "pyarrow", "train", "captioning.drawing"}
+    assert imported.isdisjoint(unwanted), imported & unwanted
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_are_decoded_small(tmp_path, orientation):
+    """Never smaller than asked for; turned as EXIF says; what they show is the photo's own, but for its noise."""
+    photo = Image.open(ROOT / "demo" / "examples" / "china.jpg").resize((2400, 1600))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo.save(tmp_path / "a.jpg", exif=exif)
+    whole, small = open_photo(tmp_path / "a.jpg"), open_photo(tmp_path / "a.jpg", side=299)
+    assert whole.size == ((2400, 1600) if orientation == 1 else (1600, 2400))
+    assert small.size == tuple(side // 4 for side in whole.size)
+    whole, small = (picture.resize((299, 299), Image.Resampling.BOX) for picture in (whole, small))
+    error = ImageStat.Stat(ImageChops.difference(whole, small)).mean
+    assert max(error) < 3
+    assert open_photo(tmp_path / "a.jpg", side=1601).size == open_photo(tmp_path / "a.jpg").size
+    given = Image.open(tmp_path / "a.jpg")
+    open_photo(given, side=299)
+    assert given.size == (2400, 1600), "a picture that the caller has stays as it is"

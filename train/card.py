@@ -1,0 +1,126 @@
+"""The model card: of the shipped captioner `model_card.md`, of any other one filled in from its own training."""
+
+import json
+from pathlib import Path
+
+import timm
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.constants import ENDPOINT
+
+from modeling_captioner import explain, open_photo
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = [ROOT / "demo" / "examples" / f"{name}.jpg" for name in ("astronaut", "chelsea", "rocket")]  # free of rights
+METRICS = {"CIDEr-D": "cider", "BLEU-4": "bleu", "ROUGE-L": "rouge"}  # our names, and those of the Hub
+TASK = "image-text-to-text"
+
+
+def shipped_card(name):
+    """The card of the captioner in `modeling_captioner/`, for the repository `name`."""
+    card = ModelCard.load(ROOT / "model_card.md")
+    card.text = card.text.replace('"modeling_captioner"', f'"{name}"')
+    return card
+
+
+def trained_card(model, source, name, licence):
+    """The card of a captioner that somebody has trained.
+
+    Args:
+        model: the captioner.
+        source: its folder; what a training left there (history.jsonl, settings.yaml, curves.png) goes into the card.
+        name: its repository.
+        licence: the Hub's identifier of one, such as "mit", or None where nobody has said.
+    """
+    source = Path(source)
+    stages, command = _stages(source / "settings.yaml")
+    last = stages[-1] if stages else {}
+    results = _best(source / "history.jsonl")
+    origin, base_model = _origin(stages[0]) if stages else ("weights of which nothing is known here", None)
+    folder = Path(last.get("data_dir") or last.get("captions_file") or "unknown").resolve()
+    data = last.get("dataset_name") or folder.name
+    split = "train" if last.get("validation_fraction") == 0 else "validation"
+    title = name.split("/")[-1]
+    card_data = ModelCardData(
+        model_name=title if results else None,
+        license=licence or "unknown",
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=["image-captioning", "image-to-text", "attention"],
+        datasets=last.get("dataset_name"),
+        base_model=base_model,
+        metrics=[METRICS[metric] for metric in results] or None,
+        eval_results=[
+            EvalResult(
+                task_type=TASK,
+                task_name="Image captioning",
+                dataset_type=data,
+                dataset_name=data,
+                dataset_config=last.get("dataset_config_name"),
+                dataset_split=split,
+                metric_type=METRICS[metric],
+                metric_name=metric,
+                metric_value=round(value, 4),
+            )
+            for metric, value in results.items()
+        ]
+        or None,
+    )
+    return ModelCard.from_template(
+        card_data,
+        template_path=Path(__file__).with_name("card.md"),
+        title=title,
+        name=name,
+        config=model.config,
+        parameters=model.num_parameters(),
+        begins=origin,
+        results=results,
+        seen=split == "train",
+        beams=last.get("num_beams"),
+        words=last.get("max_new_tokens"),
+        command=command,
+        data=data,
+        recipe=bool(stages),
+        curves=(source / "curves.png").exists(),
+    )
+
+
+def add_examples(card, model, processor, name):
+    """Put into a card what the Hub shows as examples: photos of the repository `name`, with the model's captions."""
+    card.data["widget"] = [
+        {
+            "src": f"{ENDPOINT}/{name}/resolve/main/examples/{file.name}",
+            "example_title": file.stem,
+            "output": {"text": explain(model, processor, open_photo(file)).caption},
+        }
+        for file in EXAMPLES
+    ]
+
+
+def _stages(file):
+    """The settings of a training's stages, and the command line that it began with."""
+    if not file.exists():
+        return [], ""
+    text = file.read_text()
+    return yaml.safe_load(text), text.splitlines()[0].removeprefix("# ") if text.startswith("# ") else ""
+
+
+def _best(file):
+    """The metrics of the weights that a training kept, the best of its last stage. {} where there are none."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [row for row in rows if "score" in row and row["stage"] == rows[-1]["stage"]]
+    best = max(rows, key=lambda row: row["score"], default={})
+    return {metric: best[metric] for metric in METRICS if metric in best}
+
+
+def _origin(first):
+    """What a training began from, in words, and its name if it lies on the Hub."""
+    if model := first["model"]:
+        local = Path(model).is_dir()
+        return f"the captioner `{Path(model).name if local else model}`", None if local else model
+    if first["encoder_weights"] == "timm":
+        name = timm.get_pretrained_cfg(first["encoder_name"]).hf_hub_id
+        return f"timm's pretrained encoder `{name}` and a new decoder", name
+    if first["encoder_weights"]:
+        return f"the encoder's weights in `{Path(first['encoder_weights']).name}` and a new decoder", None
+    return "random weights", None

@@ -1,0 +1,127 @@
+"""Exporting: a captioner as ONNX, for places without PyTorch: a phone, a browser, a service in another language.
+
+`python -m train.export --onnx DIR --model runs/captioner`; `examples/caption_onnx.py` runs what it writes. Needs the
+packages onnx and onnxscript.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
+from modeling_captioner.modeling_captioner import RnnCache
+
+from .publish import PACKAGE
+
+
+class Encoder(nn.Module):
+    """`pixel_values` (batch, 3, size, size) to the regions (batch, regions, hidden) and the states before any word."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.config, self.encoder, self.decoder = model.config, model.encoder, model.decoder
+
+    def forward(self, pixel_values):
+        regions = self.encoder(pixel_values).last_hidden_state
+        # As the decoder begins where it has no states: the first RNN with a glance at the whole photo, the rest zeros.
+        first = self.decoder.first_state(regions.mean(dim=1)).tanh().unflatten(1, (self.config.num_layers, -1))
+        second = torch.zeros_like(first[:, :1])
+        if self.config.rnn_type == "gru":
+            return regions, first, second
+        return regions, first, torch.zeros_like(first), second, second.clone()
+
+
+class DecoderStep(nn.Module):
+    """A word a caption (batch, 1), regions and states to logits (batch, 1, vocabulary), attention weights
+    (batch, heads, 1, regions) and the states after this word."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(self, input_ids, regions, states):
+        cache, half = RnnCache(), len(states) // 2
+        cache.states = {"first": states[:half], "second": states[half:]}
+        logits, attention = self.decoder(input_ids, regions, cache)
+        return logits, attention, *cache.states["first"], *cache.states["second"]
+
+
+def export_onnx(source, folder):
+    """Write the captioner `source` (a folder or a name on the Hub) as ONNX, in float32, into `folder`.
+
+    The layout is transformers.js': `onnx/encoder_model.onnx` and `onnx/decoder_model_merged.onnx`, and beside them
+    config.json, generation_config.json, tokenizer.json, tokenizer_config.json and preprocessor_config.json. The
+    encoder gives the RNNs' states before the first word (`present.*`) with the regions, so one decoder serves the first
+    step and the later ones: each takes the states of the one before (`past_key_values.*`).
+    """
+    model = CaptionerForConditionalGeneration.from_pretrained(source, dtype=torch.float32).eval()
+    folder = Path(folder)
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    _write_settings(model, CaptionerProcessor.from_pretrained(source), folder)
+    encoder, decoder = Encoder(model), DecoderStep(model)
+    pixel_values = torch.zeros(2, 3, model.config.image_size, model.config.image_size)
+    with torch.no_grad():
+        regions, *states = encoder(pixel_values)
+    names = [f"{rnn}.{part}" for rnn in ("first", "second") for part in range(len(states) // 2)]
+    before, after = [f"past_key_values.{name}" for name in names], [f"present.{name}" for name in names]
+    batch = {0: torch.export.Dim("batch")}
+    _export(
+        encoder,
+        (pixel_values,),
+        folder / "onnx" / "encoder_model.onnx",
+        input_names=["pixel_values"],
+        output_names=["last_hidden_state", *after],
+        dynamic_shapes=(batch,),
+    )
+    _export(
+        decoder,
+        (torch.full((2, 1), model.config.decoder_start_token_id), regions, states),
+        folder / "onnx" / "decoder_model_merged.onnx",
+        input_names=["input_ids", "encoder_hidden_states", *before],
+        output_names=["logits", "cross_attentions", *after],
+        dynamic_shapes=(batch, batch, [batch] * len(states)),
+    )
+
+
+def _export(module, inputs, file, **names):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporter warns of PyTorch
+        torch.onnx.export(module.eval(), inputs, file, **names, dynamo=True, external_data=False, verbose=False)
+
+
+def _write_settings(model, processor, folder):
+    model.config.to_json_file(folder / "config.json")
+    for part in (model.generation_config, processor.image_processor, processor.tokenizer):
+        part.save_pretrained(folder)
+    for file in folder.glob("*config.json"):
+        settings = json.loads(file.read_text())
+        settings.pop("auto_map", None)  # names Python files, which are not here
+        file.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
+    parser.add_argument("--onnx", required=True, metavar="DIR", help="Folder to write into.")
+    parser.add_argument(
+        "--model", default=str(PACKAGE), help="A folder or a name on the Hub. Default: the shipped captioner."
+    )
+    options = parser.parse_args(arguments)
+    try:
+        for package in ("onnx", "onnxscript"):
+            if not importlib.util.find_spec(package):
+                raise ValueError(f"--onnx needs the package {package}; install it with pip install onnx onnxscript.")
+        export_onnx(options.model, options.onnx)
+    except (ValueError, OSError, StrictDataclassError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Captioned photos from shards that never touch the disk: `StreamedPhotos`."""
+
+import zlib
+
+from datasets import Dataset, Image
+from datasets.utils.file_utils import xopen
+from torch.utils.data import IterableDataset
+
+from .data import (
+    IMAGE_COLUMNS,
+    KARPATHY,
+    URL_COLUMNS,
+    caption_columns,
+    column_of,
+    fetched,
+    load_splits,
+    texts_of,
+    validation_split,
+)
+
+BUFFER = 1000  # photos among which the next one is drawn
+
+
+class StreamedPhotos(IterableDataset):
+    """The photos of a split as they arrive, {"photo": number, "name", "image", "captions", "epoch"}, not yet tried.
+
+    The split "train" comes in an order that the seed and the epoch decide, as far as the buffer reaches. Where the set
+    has no split for validation, a share of the photos is kept for it, chosen by a hash of their captions, so that the
+    same ones are chosen whoever reads. Raises `ValueError` for a set whose columns are unknown.
+    """
+
+    def __init__(self, settings, split):
+        splits = load_splits(settings, streaming=True)
+        own = validation_split(splits, settings)
+        name = own if own and split == "validation" else "train" if "train" in splits else next(iter(splits))
+        stream = splits[name]
+        if isinstance(stream, Dataset):  # of paths, as in COCO's and Flickr's own layouts
+            stream = stream.to_iterable_dataset()
+        if stream.column_names is None:
+            stream = stream._resolve_features()
+        self.image = column_of(stream, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
+        self.texts = caption_columns(stream, settings)
+        if isinstance(stream.features[self.image], Image):
+            stream = stream.cast_column(self.image, Image(decode=False))
+        karpathy = "split" in stream.column_names and len(splits) == 1
+        shared = not karpathy and not own and settings.validation_fraction > 0
+
+        def belongs(row):
+            captions = self._captions(row)
+            if karpathy:
+                return bool(captions) and KARPATHY.get(row["split"]) == split
+            held_out = zlib.crc32(f"{settings.seed} {captions}".encode()) < settings.validation_fraction * 2**32
+            return bool(captions) and (not shared or held_out == (split == "validation"))
+
+        photos = settings.max_train_samples if split == "train" else settings.max_eval_samples
+        self.length, self.epoch = photos, 0
+        if photos is None and stream.info.splits and name in stream.info.splits:
+            share = 1 - settings.validation_fraction if shared else 1
+            self.length = round(share * stream.info.splits[name].num_examples)
+        self.stream = stream.filter(belongs)
+        if photos:
+            self.stream = self.stream.take(photos)
+        if split == "train":
+            self.stream = self.stream.shuffle(settings.seed, buffer_size=BUFFER)
+
+    def _captions(self, row):
+        return [text for name in self.texts for text in texts_of(row[name])]
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.stream.set_epoch(epoch)
+
+    def __len__(self):
+        if not self.length:
+            raise TypeError("How many photos the stream holds is not known.")
+        return self.length
+
+    def __iter__(self):
+        for number, row in enumerate(self.stream):
+            image = self._image(row[self.image])
+            name = ((image or {}).get("path") or str(number)).rpartition("/")[2]
+            captions = self._captions(row)
+            yield {"photo": number, "name": name, "image": image, "captions": captions, "epoch": self.epoch}
+
+    def _image(self, cell):
+        if self.image in URL_COLUMNS:
+            cell = fetched(cell)
+        if isinstance(cell, str):
+            cell = {"path": cell, "bytes": None}
+        if cell and cell["bytes"] is None and "://" in (cell["path"] or ""):  # a file in a repository of the Hub
+            with xopen(cell["path"], "rb") as file:
+                cell = {"path": cell["path"], "bytes": file.read()}
+        return cell
