@@ -3,10 +3,10 @@
 FROM python:3.11-slim
 
 WORKDIR /app
-# PyTorch's own index has wheels without CUDA; everything else comes from PyPI, with the hashes of the lock file.
+# PyTorch's own index has wheels without CUDA, and what only they need; all else comes from PyPI, with the lock's hashes.
 COPY requirements.lock .
 RUN pip install --no-cache-dir --require-hashes --no-deps -r requirements.lock \
-    && pip install --no-cache-dir torch==2.15.0 torchvision==0.29.2 --index-url https://download.pytorch.org/whl/cpu
+    && pip install --no-cache-dir torch==2.14.1 torchvision==0.29.1 --index-url https://download.pytorch.org/whl/cpu
 
 RUN useradd --create-home captioner
 USER captioner

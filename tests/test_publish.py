@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
 
 import pytest
 import yaml
-from browsing import wait_for
+from browsing import PATIENCE, wait_for
 from conftest import ROOT, SHIPPED
 from datasets import load_dataset
 from hub_server import FakeHub
 from huggingface_hub import HfApi
+from packaging.requirements import Requirement
 from test_loading import BEGINNING, captions_here
 from test_training import arguments
 
@@ -209,6 +212,7 @@ def test_shipped_captioner_has_its_own_card(hub, command):
     repository = hub.repository("tester/shipped")
     card = repository.read("README.md").decode()
     assert 'from_pretrained("tester/shipped", trust_remote_code=True)' in card
+    assert "pin what you read with `revision=" in card
     assert repository.read("model.safetensors") == (SHIPPED / "model.safetensors").read_bytes()
     results = HfApi(endpoint=hub.endpoint).model_info("tester/shipped").card_data.eval_results
     assert len(results) == 6
@@ -311,9 +315,31 @@ def test_private_or_not_at_all(hub, push):
     assert len(hub.repository("tester/public").commits) == 2
 
 
-def test_space_has_what_it_needs_and_nothing_else(hub, command, learnt_captioner, tmp_path):
-    """One commit; the page starts from the Space's files alone, with the captioner that was named."""
-    status, _, errors = command("--deploy", "tester/page", "--model", learnt_captioner, program="app")
+def test_a_damaged_captioner_is_not_published(hub, command, learnt_captioner, tmp_path):
+    shutil.copytree(learnt_captioner, tmp_path / "damaged")
+    os.truncate(tmp_path / "damaged" / "model.safetensors", 1000)
+    for program, options in (("train", ["--push_only", "--hub_model_id"]), ("app", ["--deploy"])):
+        status, _, errors = command(*options, "tester/damaged", "--model", tmp_path / "damaged", program=program)
+        assert status == 1
+        assert f"{tmp_path / 'damaged'} is damaged" in errors
+        assert "Traceback" not in errors
+    assert not hub.repository("tester/damaged").exists
+    assert not hub.repository("tester/damaged", "spaces").exists
+
+
+def test_who_may_not_deploy_hears_it(hub, command, learnt_captioner):
+    for token, name, told in (("", "tester/x", "needs a login"), ("hf_writer", "other/x", "no right to write to")):
+        status, _, errors = command("--deploy", name, "--model", learnt_captioner, program="app", token=token)
+        assert status == 1
+        assert told in errors
+        assert "Traceback" not in errors
+        assert not hub.repository(name, "spaces").exists
+
+
+def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_captioner, tmp_path):
+    """One commit; the page starts from the Space's files alone, with the captioner that was named, here on the Hub."""
+    assert push("tester/served")[0] == 0
+    status, _, errors = command("--deploy", "tester/page", "--model", "tester/served", program="app")
     assert status == 0, errors
     space = hub.repository("tester/page", "spaces")
     assert space.info["sdk"] == "gradio"
@@ -343,4 +369,14 @@ def test_space_has_what_it_needs_and_nothing_else(hub, command, learnt_captioner
         wait_for(f"http://127.0.0.1:{port}/", app, tmp_path / "app.log")
     finally:
         app.terminate()
-        app.wait(30)
+        app.wait(PATIENCE / 1000)
+
+
+def test_the_image_installs_what_the_requirements_ask_for():
+    """The lock file, and PyTorch in the Dockerfile, hold a release of each requirement, and one that it allows."""
+    pinned = (ROOT / "requirements.lock").read_text() + (ROOT / "Dockerfile").read_text()
+    pinned = {name.lower(): version for name, version in re.findall(r"([\w.-]+)==([\w.]+)", pinned)}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            wanted = Requirement(line)
+            assert wanted.specifier.contains(pinned[wanted.name.lower()]), line

@@ -12,10 +12,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
+import caption
 from modeling_captioner.modeling_captioner import RnnCache
 
 from .publish import PACKAGE
@@ -59,12 +58,13 @@ def export_onnx(source, folder):
     The layout is transformers.js': `onnx/encoder_model.onnx` and `onnx/decoder_model_merged.onnx`, and beside them
     config.json, generation_config.json, tokenizer.json, tokenizer_config.json and preprocessor_config.json. The
     encoder gives the RNNs' states before the first word (`present.*`) with the regions, so one decoder serves the first
-    step and the later ones: each takes the states of the one before (`past_key_values.*`).
+    step and the later ones: each takes the states of the one before (`past_key_values.*`). Raises `ValueError` where
+    `source` is no whole captioner.
     """
-    model = CaptionerForConditionalGeneration.from_pretrained(source, dtype=torch.float32).eval()
+    model, processor = caption.load_captioner(str(source), "cpu", "float32")
     folder = Path(folder)
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
-    _write_settings(model, CaptionerProcessor.from_pretrained(source), folder)
+    _write_settings(model, processor, folder)
     encoder, decoder = Encoder(model), DecoderStep(model)
     pixel_values = torch.zeros(2, 3, model.config.image_size, model.config.image_size)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def main(arguments=None):
             if not importlib.util.find_spec(package):
                 raise ValueError(f"--onnx needs the package {package}; install it with pip install onnx onnxscript.")
         export_onnx(options.model, options.onnx)
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 

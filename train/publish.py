@@ -11,9 +11,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
-from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
+import caption
 
 from . import hub
 from .card import EXAMPLES, ROOT, add_examples, shipped_card, trained_card
@@ -72,10 +71,9 @@ def write_repository(source, folder, dtype=torch.float16):
     small variances vanish in half precision. `config.json` says float32, so that the captioner is run in float32
     unless told otherwise. Where `folder` is the package itself its code stays as it is.
 
-    Returns the model, in float32, and its processor.
+    Returns the model, in float32, and its processor. Raises `ValueError` where `source` is no whole captioner.
     """
-    model = CaptionerForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    processor = CaptionerProcessor.from_pretrained(source)
+    model, processor = caption.load_captioner(str(source), "cpu", "float32")
     tensors = model.state_dict()
     tensors |= {name: _stored(parameter.data, dtype) for name, parameter in model.named_parameters()}
     save_captioner(model, processor, folder, tensors)
@@ -106,7 +104,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         write_repository(options.model, options.folder)
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
