@@ -62,7 +62,7 @@ def parse(arguments=None):
         "--output",
         metavar="FILE",
         help="Write to a file instead, in the format of its name: .jsonl, .csv, .tsv, .json (COCO's results), "
-        "metadata.jsonl (an imagefolder's). Each photo is in it once.",
+        "metadata.jsonl (an imagefolder's). Each photo is in it once. Machines share its folder.",
     )
     captions.add_argument("--txt", action="store_true", help="Write each caption to a .txt beside its photo instead.")
     captions.add_argument("--prefix", default="", metavar="TEXT", help="What each caption begins with, as it stands.")
@@ -151,7 +151,7 @@ def run(options):
         draw(drawn, options.attention)
     failed, done = gathered(failed, done, processes)
     if process == 0:
-        output.finish(position)
+        output.finish(position, done)
         return report(failed, done)
     return 0
 

@@ -2,7 +2,8 @@
 
 All three have `name`, by which a photo stands in the output; `begin`, which raises `ValueError` for what would go wrong
 and returns the names of the photos that are done; `add`, which takes triples of photo, caption and natural
-log-probability; and `finish`.
+log-probability; and `finish`, which takes a function that gives a name's place in the order, and how many captions all
+processes of this run have found.
 """
 
 import csv
@@ -115,7 +116,7 @@ class Printed:
         sys.stdout.write(self.format.lines(captions))
         sys.stdout.flush()
 
-    def finish(self, position):
+    def finish(self, position, found):
         pass
 
 
@@ -138,7 +139,7 @@ class TextFiles:
             part.write_text(caption + "\n", encoding="utf-8")
             part.replace(self.name(photo))
 
-    def finish(self, position):
+    def finish(self, position, found):
         pass
 
 
@@ -174,13 +175,23 @@ class CaptionFile:
     def add(self, captions):
         if self.file is None:
             self.file = self._opened()
-        self.file.write(self._bytes(self.format.lines(captions)))
+        lines = memoryview(self._bytes(self.format.lines(captions)))
+        try:
+            while lines:  # a disk that gets full takes a part of them, and refuses the next
+                lines = lines[self.file.write(lines) :]
+        except OSError as error:
+            raise OSError(f"{self.growing} cannot grow ({error.strerror}); make room, then --resume.") from error
 
-    def finish(self, position):
+    def finish(self, position, found):
         files = self._files()
         if files == [self.path] and not self.resumed:
             return
         lines = self._lines(files)
+        if len(lines) < found:
+            raise ValueError(
+                f"{self.path} lacks {found - len(lines)} captions, which lie on other machines; bring their .part files"
+                " into its folder, then --resume."
+            )
         lines = [lines[name] for name in sorted(lines, key=position)]
         if self.is_list:
             text = "[\n" + ",\n".join(lines) + "\n]\n"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from datasets import load_dataset
 from PIL import Image, ImageChops, ImageStat
 
 from caption import main
+from captioning.outputs import CaptionFile
 from modeling_captioner import open_photo
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -134,6 +136,40 @@ def test_killed_anywhere_and_resumed(captions, files, learnt_captioner, tmp_path
         range(100, 400)
     )
     assert sorted(path.name for path in tmp_path.glob("a.json*")) == [name], "no part is left"
+
+
+def test_a_full_disk_is_told_and_resumed(captions, files, learnt_captioner, tmp_path, run_here):
+    """Also where it takes a part of the last captions: no end without a word."""
+    whole = "".join(f"{path}\t{caption}\n" for path, caption in captions.items())
+    most = len(whole) - 5
+    command = [sys.executable, ROOT / "caption.py", *files, "--output", tmp_path / "a.tsv", "--model", learnt_captioner]
+    done = subprocess.run(
+        [*map(str, command)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+    )
+    told = f"error: {tmp_path / 'a.tsv'} cannot grow (File too large); make room, then --resume.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    assert (tmp_path / "a.tsv").read_text() == whole[:most]
+    assert run_here(*files, "--output", tmp_path / "a.tsv", "--resume") == (0, [], [])
+    assert (tmp_path / "a.tsv").read_text() == whole
+
+
+def test_captions_on_another_machine_are_missed(tmp_path):
+    """Machines whose folders have one name and are not one."""
+    here, there = (CaptionFile(tmp_path / name / "a.tsv", process, 2) for process, name in enumerate(("here", "there")))
+    for process, output in enumerate((here, there)):
+        output.path.parent.mkdir()
+        output.begin([], resume=False)
+        output.add([(f"{process}.png", "a dog", -1.0)])
+    with pytest.raises(ValueError, match=r"here/a\.tsv lacks 1 captions, which lie on other machines"):
+        here.finish(str, 2)
+    there.growing.rename(tmp_path / "here" / there.growing.name)
+    here.finish(str, 2)
+    assert here.path.read_text() == "0.png\ta dog\n1.png\ta dog\n"
 
 
 def test_processes_share_the_photos(captions, files, learnt_captioner, tmp_path):
