@@ -52,12 +52,14 @@ def main():
 
 def serve(model, processor, options):
     """Open the page, and stay until it is stopped."""
-    from demo.guard import guards, sweep
+    from demo.guard import fetch_nothing, guards, sweep
     from demo.page import build_page
 
     page, look = build_page(model, processor, options.corrections, options.delete_cache)
     page.queue(max_size=options.queue_size, default_concurrency_limit=options.concurrency)
     sweep(2 * options.delete_cache)
+    if not options.mcp:  # agents name photos by their addresses
+        fetch_nothing()
     page.launch(
         server_name=options.host,
         server_port=options.port,

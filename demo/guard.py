@@ -4,6 +4,8 @@ import os
 import threading
 import time
 
+import gradio as gr
+from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -64,6 +66,19 @@ class Guard:
 
 def guards():
     return [Middleware(Guard)]
+
+
+def fetch_nothing():
+    """From now on no address that a visitor names in place of a photo is fetched.
+
+    Gradio (6.31) would, for any input of the page, from any server but those of inner networks, and whatever the size.
+    Its own function is replaced because all its components fetch by it, and there is no option.
+    """
+
+    async def refuse(url, cache_dir):
+        raise gr.Error("Send the photo itself: this page fetches no addresses.")
+
+    processing_utils.async_ssrf_protected_download = refuse
 
 
 def stored_bytes():

@@ -74,7 +74,8 @@ function drawRegions(canvas, map, { strength }) {
     context.lineWidth = Math.max(2, height / 14);
     context.strokeStyle = "rgba(0, 0, 0, 0.6)";
     context.fillStyle = "white";
-    const number = percent < 9.95 ? percent.toFixed(1) : percent.toFixed(0);
+    const digits = percent < 9.95 ? 1 : 0;
+    const number = percent.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
     context.strokeText(number, x + width / 2, y + height / 2);
     context.fillText(number, x + width / 2, y + height / 2);
     context.lineWidth = 1;

@@ -43,7 +43,8 @@ function isLight(point) {
 
 function renderStages(stages, encoder) {
   const last = stages.at(-1)?.shape ?? [];
-  tell("stages", { encoder, rows: last[0], columns: last[1], channels: last[2], regions: last[0] * last[1] });
+  const name = encoder.replace(/^./, (letter) => letter.toUpperCase()).replaceAll("_", "-"); // as papers write it
+  tell("stages", { encoder: name, rows: last[0], columns: last[1], channels: last[2], regions: last[0] * last[1] });
   find(".stages").replaceChildren(
     ...stages.map(({ shape, channels }) => {
       const item = make("li", "");

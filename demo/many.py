@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -21,6 +22,7 @@ from modeling_captioner import PhotoError, open_photo
 COLUMNS = ("file", "caption", "log_probability", "problem")
 MOST_PHOTOS = 1000
 MOST_BYTES = 50_000_000  # of one unpacked photo
+MOST_FILES = 5000  # in a zip, whose list is read anew for each photo; that of a million files takes a gigabyte
 TOGETHER = 8
 BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -73,7 +75,8 @@ def caption_files(explain, paths, language, progress):
             return dict(zip(COLUMNS, (name, "", None, friendly(error, path, language)), strict=True))
         return dict(zip(COLUMNS, (name, explanation.caption, explanation.log_probability, ""), strict=True))
 
-    photos = list(itertools.islice((photo for path in paths for photo in unpack(path)), MOST_PHOTOS))
+    unpacked = itertools.chain.from_iterable(map(unpack, paths[:MOST_PHOTOS]))
+    photos = list(itertools.islice(unpacked, MOST_PHOTOS))
     with ThreadPoolExecutor(TOGETHER) as pool:
         return list(progress.tqdm(pool.map(row, photos), total=len(photos)))
 
@@ -85,13 +88,29 @@ def unpack(path):
         yield name, path, lambda: path
         return
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir() and not hidden(member.filename)]
-    except BROKEN_ZIP:
-        yield name, path, lambda: member_of(path, zipfile.ZipInfo(name))
+        members = members_of(path)
+    except PhotoError as error:
+        yield name, path, partial(refuse, error)
         return
     for member in members:
-        yield f"{name}/{member.filename}", path, lambda member=member: member_of(path, member)
+        yield f"{name}/{member.filename}", path, partial(photo_of, path, member)
+
+
+def members_of(path):
+    """What is to be captioned of a zip, as `zipfile.ZipInfo`s. Raises `PhotoError`."""
+    name = Path(path).name
+    # Each file of a zip's list begins with these four bytes; a photo that holds them by chance counts as one, too.
+    if Path(path).read_bytes().count(b"PK\x01\x02") > MOST_FILES:
+        raise PhotoError(f"{name} has more than {MOST_FILES} files; pack fewer.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [member for member in archive.infolist() if not member.is_dir() and not hidden(member.filename)]
+    except BROKEN_ZIP as error:
+        raise PhotoError(f"{name} cannot be unpacked; pack it anew, without a password.") from error
+
+
+def refuse(error):
+    raise error
 
 
 def hidden(name):
@@ -99,7 +118,7 @@ def hidden(name):
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
-def member_of(path, member):
+def photo_of(path, member):
     """A photo of a zip, as a file in memory that knows its name. Raises `PhotoError`."""
     if member.file_size > MOST_BYTES:
         raise PhotoError(f"{member.filename} is larger than {MOST_BYTES / 1e6:g} MB; make it smaller.")

@@ -18,6 +18,7 @@ EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
 SCRIPTS = ("helpers.js", "heat.js", "words.js", "stage.js", "bring.js", "cover.js")
 # Of events that ask the model: so many visitors at once, for the batcher to put together.
 MODEL = {"show_progress": "minimal", "concurrency_id": "model"}
+LINKS = ("", "_hover", "_active", "_visited")
 # Fonts of the visitor's own system: nothing is fetched.
 THEME = gr.themes.Base(
     primary_hue="indigo",
@@ -26,13 +27,15 @@ THEME = gr.themes.Base(
     font=["system-ui", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
-    # Gradio's own greys and its button are too pale to read with ease.
+    # Gradio's own greys, links and button are too pale to read with ease.
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
     block_info_text_color="*neutral_600",
     block_info_text_color_dark="*neutral_300",
     block_label_text_color="*neutral_700",
     block_label_text_color_dark="*neutral_200",
+    **{f"link_text_color{state}": "*primary_700" for state in LINKS},
+    **{f"link_text_color{state}_dark": "*primary_300" for state in LINKS},
     body_text_color_subdued="*neutral_600",
     body_text_color_subdued_dark="*neutral_300",
 )
@@ -48,7 +51,7 @@ def build_page(model, processor, corrections=None, keep_seconds=3600):
     explain = Batcher(model, processor).explain
     with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(keep_seconds, keep_seconds)) as page:
         translated(gr.Markdown(elem_id="heading"), value="heading")
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap"):  # and none hides in a menu on a phone
             with translated(gr.Tab(), label="see_tab"), gr.Column(elem_id="see"):
                 photo, stage, settings = make_inputs(model, translated)
                 connect(model, processor, explain, photo, stage, settings)
