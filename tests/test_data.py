@@ -34,10 +34,17 @@ def photo_bytes(drawn_photos):
 
 
 def parquet(folder, columns, rows=10, features=None):
-    """A parquet file whose rows all have these cells."""
+    """A parquet file whose rows all have these cells, but each a photo of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    Dataset.from_list([columns] * rows, features=features).to_parquet(folder / "train.parquet")
+    name, photo = next((name, cell) for name, cell in columns.items() if isinstance(cell, dict))
+    rows = [columns | {name: photo | {"bytes": numbered(photo["bytes"], number)}} for number in range(rows)]
+    Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
     return folder
+
+
+def numbered(photo, number):
+    """Another file with the same picture: what follows its end is ignored."""
+    return photo + bytes([number])
 
 
 def loaded(folder, **options):
@@ -85,7 +92,7 @@ def test_unknown_columns_are_listed_and_can_be_named(tmp_path, photo_bytes):
 def test_karpathys_splits(tmp_path, photo_bytes):
     names = ["train", "restval", "val", "test", "train"]
     rows = [
-        {"image": {"bytes": photo_bytes, "path": None}, "sentences": [f"{number}"], "split": name}
+        {"image": {"bytes": numbered(photo_bytes, number), "path": None}, "sentences": [f"{number}"], "split": name}
         for number, name in enumerate(names)
     ]
     (tmp_path / "set").mkdir()
@@ -96,7 +103,7 @@ def test_karpathys_splits(tmp_path, photo_bytes):
 
 
 def test_validation_is_drawn_by_the_seed(tmp_path, photo_bytes):
-    rows = [{"image": {"bytes": photo_bytes, "path": None}, "text": str(number)} for number in range(50)]
+    rows = [{"image": {"bytes": numbered(photo_bytes, n), "path": None}, "text": str(n)} for n in range(50)]
     (tmp_path / "set").mkdir()
     Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
     one, same, other = (loaded(tmp_path / "set", seed=seed) for seed in (1, 1, 2))
@@ -108,8 +115,35 @@ def test_validation_is_drawn_by_the_seed(tmp_path, photo_bytes):
     assert len(loaded(tmp_path / "set", max_train_samples=5, max_eval_samples=3)["train"]) == 5
 
 
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_photo_with_a_row_for_each_caption_is_one_photo(tmp_path, photo_bytes, embedded):
+    """Whether its bytes lie in each row, or its name does."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = []
+    for number in range(30):
+        name, photo = f"{number % 10}.jpg", numbered(photo_bytes, number % 10)
+        (folder / name).write_bytes(photo)
+        image = {"image": {"bytes": photo, "path": None}} if embedded else {"file_name": name}
+        rows.append(image | {"caption": f"{number}"})
+    if embedded:
+        folder = tmp_path / "parquet"
+        folder.mkdir()
+        Dataset.from_list(rows).to_parquet(folder / "all.parquet")
+    else:
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = loaded(folder)
+    captions = [row["captions"] for split in splits.values() for row in split]
+    assert sorted(captions) == sorted([[str(n), str(n + 10), str(n + 20)] for n in range(10)])
+    assert len(splits["validation"]) == 2
+    alone = captioned_dataset(Settings(data_dir=str(folder)), photos=False)
+    assert {name: split["captions"][:] for name, split in alone.items()} == {
+        name: split["captions"][:] for name, split in splits.items()
+    }
+
+
 def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
-    rows = [{"image": {"bytes": photo_bytes, "path": f"{n}.jpg"}, "text": "a dog"} for n in range(20)]
+    rows = [{"image": {"bytes": numbered(photo_bytes, n), "path": f"{n}.jpg"}, "text": "a dog"} for n in range(20)]
     rows[3]["image"] = {"bytes": photo_bytes[:300], "path": "torn.jpg"}
     rows[4]["image"] = {"bytes": b"<html>", "path": "page.jpg"}
     (tmp_path / "set").mkdir()
@@ -119,6 +153,7 @@ def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
     assert len(splits["train"]) + len(splits["validation"]) == 18
     assert "torn.jpg is damaged" in caplog.text
     assert "page.jpg is not a picture" in caplog.text
+    assert "photos in the split 'train' are skipped" in caplog.text
     with pytest.raises(
         ValueError, match=r"photos in the split .* are broken, more than max_broken_fraction=0.01 allows"
     ):
@@ -128,13 +163,14 @@ def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
 def test_photos_are_fetched_from_their_urls(tmp_path, photo_bytes):
     served = tmp_path / "served"
     served.mkdir()
-    (served / "1.jpg").write_bytes(photo_bytes)
+    for name in "123":
+        (served / f"{name}.jpg").write_bytes(photo_bytes)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{server.server_port}"
     (tmp_path / "set").mkdir()
-    rows = [{"coco_url": f"{base}/{name}.jpg", "caption": "a dog"} for name in ("1", "1", "1", "missing")]
+    rows = [{"coco_url": f"{base}/{name}.jpg", "caption": "a dog"} for name in ("1", "2", "3", "missing")]
     Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
     try:
         splits = loaded(tmp_path / "set", max_broken_fraction=1)
@@ -189,7 +225,7 @@ def test_webdataset_shards(tmp_path, photo_bytes):
     folder.mkdir()
     with tarfile.open(folder / "shard-0.tar", "w") as shard:
         for number in range(5):
-            for name, content in (("jpg", photo_bytes), ("txt", f"number {number}".encode())):
+            for name, content in (("jpg", numbered(photo_bytes, number)), ("txt", f"number {number}".encode())):
                 member = tarfile.TarInfo(f"{number:04}.{name}")
                 member.size = len(content)
                 shard.addfile(member, io.BytesIO(content))

@@ -35,7 +35,8 @@ def shards(tmp_path_factory, drawn_photos):
                 picture = io.BytesIO()
                 photo, caption = drawn_photos[number % 8]
                 photo.save(picture, "PNG")
-                content = b"<html>" if number == 7 else picture.getvalue()
+                # What follows a picture's end is ignored, and makes each a photo of its own.
+                content = b"<html>" if number == 7 else picture.getvalue() + bytes([number])
                 for name, data in (("png", content), ("txt", f"{caption} number {number}".encode())):
                     member = tarfile.TarInfo(f"{number:04}.{name}")
                     member.size = len(data)

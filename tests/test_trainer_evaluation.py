@@ -54,7 +54,7 @@ def test_one_or_two_processes_judge_each_photo_once(coco_set, learnt_captioner, 
     assert scores["photos"] == 5
     assert scores["BLEU-4"] == pytest.approx(1)
     assert "BLEU-4   1" in capsys.readouterr().out
-    assert launch(*options, "--output_dir", str(tmp_path / "two"), processes=2).wait(180) == 0
+    assert launch(*options, "--output_dir", str(tmp_path / "two"), processes=2).wait(600) == 0
     assert evaluated(tmp_path / "two")[0] == predictions
     assert evaluated(tmp_path / "two")[1] == pytest.approx(scores, rel=1e-5)
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
-from test_training import arguments, launch
+from test_training import SMALL, arguments, launch
 
-from train.cli import resolve, run
+from train.cli import make_accelerator, resolve, run
 
 EXACT = {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "optim": "sgd", "learning_rate": 0.1}
 
@@ -51,18 +52,51 @@ def test_two_processes_or_two_batches_equal_one_of_twice_the_size(uneven_set, tm
     options |= {"per_device_eval_batch_size": 2}
     run(resolve(arguments(output_dir=tmp_path / "one", **options, per_device_train_batch_size=4)))
     halves = options | {"per_device_train_batch_size": 2}
-    run(resolve(arguments(output_dir=tmp_path / "accumulated", **halves, gradient_accumulation_steps=2)))
-    assert launch(*arguments(output_dir=tmp_path / "two", **halves), processes=2).wait(180) == 0
+    accumulated = arguments(output_dir=tmp_path / "accumulated", **halves, gradient_accumulation_steps=2)
+    assert launch(*accumulated).wait(600) == 0
+    assert launch(*arguments(output_dir=tmp_path / "two", **halves), processes=2).wait(600) == 0
     assert [row["step"] for row in history(tmp_path / "one") if "loss" in row] == list(range(1, 10))
     assert_equal_runs(tmp_path / "one", tmp_path / "accumulated")
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_stage_has_its_own_accumulation(uneven_set, tmp_path):
+    """The second stage adds up two batches a step, or has batches of twice the size."""
+    options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 2, "captions_per_photo": 2}
+    for name, second in (
+        ("accumulated", "per_device_train_batch_size: 2, gradient_accumulation_steps: 2"),
+        ("large", "per_device_train_batch_size: 4"),
+    ):
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(f"stages: [{{per_device_train_batch_size: 6}}, {{{second}}}]\n")
+        given = {key: value for key, value in (SMALL | options).items() if key != "per_device_train_batch_size"}
+        given |= {"recipe": recipe, "output_dir": tmp_path / name}
+        run(resolve([f"--{key}={value}" for key, value in given.items()]))
+    assert [row["step"] for row in history(tmp_path / "large") if "loss" in row] == [1, 2, 3, 4, *range(1, 7)]
+    assert_equal_runs(tmp_path / "large", tmp_path / "accumulated")
+
+
+@pytest.fixture
+def fresh_accelerate():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], "bf16"), (["--mixed_precision", "no"], "no")])
+def test_the_launcher_says_the_precision_where_no_option_does(
+    tmp_path, monkeypatch, fresh_accelerate, options, expected
+):
+    """`accelerate launch --mixed_precision bf16` sets this variable."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert make_accelerator(resolve(options)[0], tmp_path).mixed_precision == expected
 
 
 def test_every_stage_runs_in_two_processes(drawn_set, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("num_train_epochs: 1\nstages: [{stage: language}, {stage: captions}, {stage: self_critical}]\n")
     options = arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run", per_device_train_batch_size=2)
-    assert launch(*options, processes=2).wait(180) == 0
+    assert launch(*options, processes=2).wait(600) == 0
     rows = history(tmp_path / "run")
     assert [row["stage"] for row in rows if "score" in row] == ["1-language", "2-captions", "3-self_critical"]
     last = [row for row in rows if row["stage"] == "3-self_critical" and "loss" in row][-1]

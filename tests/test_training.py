@@ -39,8 +39,8 @@ def arguments(**options):
 def launch(*options, processes=1):
     """The trainer as a process that can be killed. On CPUs `accelerate launch` starts one, `torchrun` several."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    if processes > 1:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    if processes > 1:  # "standalone" looks for a free port: other tests run at the same time
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen([*command, str(ROOT / "train"), *options], env=environment, start_new_session=True)
 
@@ -165,10 +165,20 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(drawn_set, tmp_path):
     assert caption_folder(tmp_path, [Image.new("RGB", (64, 64))])
 
 
-def test_a_recipe_with_an_unknown_key_names_the_nearest(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("learning_rat: 0.1", "'learning_rat' is unknown; did you mean 'learning_rate'"),
+        ("stages: [{stage: captions, seeed: 1}]", "'seeed' is unknown; did you mean 'seed'"),
+        ("stages: [{mixed_precision: bf16}]", "'mixed_precision' is one of the whole run; move it out of the stages"),
+        ("learning_rate: [", "is not YAML"),
+        ("", "holds no options"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(tmp_path, content, named):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("learning_rat: 0.1\n")
-    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+    recipe.write_text(content)
+    with pytest.raises(ValueError, match=named):
         resolve(["--recipe", str(recipe)])
 
 
@@ -178,6 +188,20 @@ def test_the_command_line_overrides_the_recipe(tmp_path):
     first, second = resolve(["--recipe", str(recipe), "--learning_rate", "0.25"])
     assert (first.stage, first.seed, first.learning_rate) == ("language", 7, 0.25)
     assert (second.stage, second.seed, second.learning_rate) == ("captions", 7, 0.25)
+    # An option of the command line counts where it is the default, too.
+    assert resolve(["--recipe", str(recipe), "--seed", "42"])[0].seed == 42
+
+
+def test_a_recipes_options_have_their_types(tmp_path):
+    """To YAML 1e-3 is a string; nothing is the default, also in a stage."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "learning_rate: 1e-3\nphoto_dirs: [a, b]\nstreaming: yes\nmax_train_samples: 5\n"
+        "stages: [{warmup_ratio: 0}, {max_train_samples: null}]\n"
+    )
+    first, second = resolve(["--recipe", str(recipe)])
+    assert (first.learning_rate, first.photo_dirs, first.streaming, first.warmup_ratio) == (1e-3, ["a", "b"], True, 0)
+    assert (first.max_train_samples, second.max_train_samples) == (5, None)
 
 
 def test_the_recipe_overfit_learns_by_heart(tmp_path, drawn_photos):

@@ -1,6 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON, written beside its place and renamed into it, so that it is whole or
 absent. No pickle is written or read."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -51,10 +52,17 @@ def go_back(place, output_dir):
     number = int(place.parent.name.partition("-")[0])
     for stage in place.parent.parent.iterdir():
         if int(stage.name.partition("-")[0]) > number:
-            shutil.rmtree(stage)
+            remove(stage)
     for later in place.parent.glob("step-*"):
         if step_of(later) > step_of(place):
-            shutil.rmtree(later)
+            remove(later)
+
+
+def remove(folder):
+    """Delete a checkpoint, or a folder of some. Marks go first: what is half deleted must not count as whole."""
+    for mark in list(folder.rglob(WHOLE)):
+        mark.unlink()
+    shutil.rmtree(folder)
 
 
 def _link(source, target):
@@ -80,23 +88,36 @@ def save(folder, step, modules, optimizer, scheduler, progress, keep=1, best=Non
     """
     folder = Path(folder)
     part, place = folder / f"part-{step}", folder / f"step-{step}"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with writing(place, part):
         part.mkdir(parents=True)
         if best and best.exists():
             _link(best, part / BEST)
         _write(part, modules, optimizer, {"scheduler": scheduler.state_dict(), "progress": progress})
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise OSError(
-            f"The checkpoint {place} could not be written ({error}); the one before it is whole."
-            " Make room, then go on with --resume_from_checkpoint last."
-        ) from error
-    shutil.rmtree(place, ignore_errors=True)
+    if place.exists():  # of a run that was stopped while it deleted it
+        remove(place)
     os.replace(part, place)
     whole = sorted((file.parent for file in folder.glob(f"step-*/{WHOLE}")), key=step_of)
-    for old in set(folder.iterdir()) - set(whole[-keep:]):
-        shutil.rmtree(old)
+    for old in {*folder.glob("part-*"), *folder.glob("step-*")} - set(whole[-keep:]):
+        remove(old)
+
+
+@contextlib.contextmanager
+def writing(place, part=None):
+    """While `place` is written, by way of the folder `part`, of which nothing is there before or left of a failure.
+
+    Raises `OSError` with one sentence where the disk is full or forbids it.
+    """
+    if part:
+        shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if part:
+            shutil.rmtree(part, ignore_errors=True)
+        raise OSError(
+            f"{place} could not be written ({error}); the last checkpoint is whole. Make room, then go on with"
+            " --resume_from_checkpoint last."
+        ) from error
 
 
 def _write(part, modules, optimizer, state):
@@ -142,13 +163,16 @@ def _join(tensors, state):
 
 
 def save_captioner(model, processor, folder, state_dict=None):
-    """Write a captioner into `folder` so that at every moment the folder loads: each file is whole or the old one."""
+    """Write a captioner into `folder` so that at every moment the folder loads: each file is whole or the old one.
+
+    Raises `OSError` where it cannot be written.
+    """
     folder = Path(folder)
     part = folder / "part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    model.save_pretrained(part, state_dict=state_dict)
-    processor.save_pretrained(part)
+    with writing(folder / MODEL, part):
+        part.mkdir(parents=True)
+        model.save_pretrained(part, state_dict=state_dict)
+        processor.save_pretrained(part)
     for file in part.iterdir():
         os.replace(file, folder / file.name)
     part.rmdir()

@@ -3,14 +3,13 @@
 import dataclasses
 import difflib
 import shlex
-import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessor
 
@@ -42,6 +41,7 @@ MODEL_OPTIONS = [
     "num_attention_heads",
 ]
 PATIENCE = timedelta(hours=12)  # of a process for the others, which may be looking through all photos
+RUN_OPTIONS = ["model", "output_dir", "mixed_precision", "report_to"]  # one for all stages
 TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]
 
 
@@ -62,30 +62,45 @@ def main(arguments=None):
 
 def resolve(arguments=None):
     """The settings of each stage: defaults, changed by the recipe, its stage, and the command line, in this order."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = HfArgumentParser(Settings, prog="accelerate launch train/", description=__doc__)
-    given = parser.parse_args(arguments)
-    defaults = vars(parser.parse_args([]))
-    given = {name: value for name, value in vars(given).items() if value != defaults[name]}
-    recipe = read_recipe(given["recipe"]) if "recipe" in given else {}
+    name = parser.parse_args(arguments).recipe
+    recipe = read_recipe(name) if name else {}
     stages = recipe.pop("stages", None) or [{}]
-    return [Settings(**(_known(recipe) | _known(stage) | given)) for stage in stages]
+    for option in RUN_OPTIONS:
+        if any(option in stage for stage in stages):
+            raise ValueError(f"The recipe's option {option!r} is one of the whole run; move it out of the stages.")
+    # Of an option that is given several times the last counts.
+    given = [[*_as_arguments(recipe | stage), *arguments] for stage in stages]
+    return [Settings(**vars(parser.parse_args(one))) for one in given]
 
 
 def read_recipe(name):
+    """The options of a recipe, a dictionary. Raises `ValueError` where there are none."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise ValueError(f"recipe={name!r} does not exist; there are {known}, or give the path of a YAML file.")
-    return yaml.safe_load(path.read_text())
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe={name!r} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe={name!r} holds no options; write lines such as 'learning_rate: 0.001'.")
+    return recipe
 
 
-def _known(options):
+def _as_arguments(options):
+    """A recipe's options as a command line, which gives each its type: to YAML 1e-3 is a string."""
     names = [field.name for field in dataclasses.fields(Settings)]
-    for name in options:
+    for name, value in options.items():
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
             raise ValueError(f"The recipe's option {name!r} is unknown; did you mean {nearest!r}?")
-    return options
+        if isinstance(value, list):
+            yield from (f"--{name}", *map(str, value))
+        elif value is not None:  # which stands for the default
+            yield f"--{name}={value}"
 
 
 def push_only(settings):
@@ -138,13 +153,15 @@ def run(stages, arguments=()):
             " or begin anew with --overwrite_output_dir true."
         )
     accelerator = make_accelerator(first, folder)
+    if len(set(gather_object([str(resumed)]))) > 1:
+        raise ValueError(f"output_dir={first.output_dir!r} is not shared by all machines; give a folder that is.")
     if accelerator.is_main_process:
         if first.push_to_hub:  # what would be refused after the training is refused before it
             open_repository(first.hub_model_id or folder.resolve().name, private=first.hub_private_repo)
         if resumed:
             checkpoints.go_back(resumed, folder)
-        else:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        elif (folder / "checkpoints").exists():
+            checkpoints.remove(folder / "checkpoints")
         folder.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["accelerate", "launch", "train/", *map(str, arguments)])
         resolved = yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])

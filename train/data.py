@@ -1,5 +1,6 @@
 """Any captioned set as one shape: `captioned_dataset` gives {split: Dataset} with `image` and `captions`."""
 
+import hashlib
 import io
 import logging
 import urllib.request
@@ -26,7 +27,7 @@ def captioned_dataset(settings, wanted=("train", "validation"), photos=True):
 
     Args:
         wanted: which of "train" and "validation"; the photos of the other are not touched.
-        photos: False for the captions alone, where no photo is touched.
+        photos: False for the captions alone, where no photo is opened.
 
     Returns {"train": Dataset, "validation": Dataset} with the columns `image` ({"path", "bytes"}, not yet decoded, but
     tried) and `captions` (list of strings, as people wrote them). Raises `ValueError` for a set without photos or
@@ -66,7 +67,7 @@ def _karpathy(splits):
 
 def _two_columns(split, settings):
     image = column_of(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
-    captions = _captions(split, settings, empty=True)["captions"][:]
+    captions = _texts(split, settings)
     photos = split.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
     if image in URL_COLUMNS:
         photos = photos.map(lambda row: {"image": fetched(row["image"])}, desc="fetching photos")
@@ -77,12 +78,37 @@ def _two_columns(split, settings):
     return photos.select([row for row, texts in enumerate(captions) if texts])
 
 
-def _captions(split, settings, empty=False):
-    """The captions alone; `empty` keeps the rows without any."""
+def _captions(split, settings):
+    """The captions alone, of the same photos in the same order."""
+    captions = [texts for texts in _texts(split, settings) if texts]
+    return Dataset.from_dict({"captions": captions}, Features({"captions": FEATURES["captions"]}))
+
+
+def _texts(split, settings):
+    """The captions of each row. Where a photo has a row for each of them, they all are in its first.
+
+    Otherwise what is learnt from and what is validated with might have photos in common.
+    """
     names = caption_columns(split, settings)
     captions = [[text for name in names for text in texts_of(row[name])] for row in split.select_columns(names)]
-    captions = [texts for texts in captions if texts or empty]
-    return Dataset.from_dict({"captions": captions}, Features({"captions": FEATURES["captions"]}))
+    image = next((name for name in (settings.image_column, *IMAGE_COLUMNS) if name in split.column_names), None)
+    if image is None or any(len(texts) > 1 for texts in captions):
+        return captions
+    photos = split.select_columns([image])
+    if isinstance(photos.features[image], Image):
+        photos = photos.cast_column(image, FEATURES["image"])
+    keys = photos.map(lambda row: {"key": key_of(row[image])}, remove_columns=[image], desc="telling photos apart")
+    together, first = [[] for _ in captions], {}
+    for row, (key, texts) in enumerate(zip(keys["key"], captions, strict=True)):
+        together[first.setdefault(key or row, row)].extend(texts)
+    return together
+
+
+def key_of(image):
+    """What is the same where a cell's photo is: its path or URL, or a hash of its bytes. None for a missing one."""
+    if isinstance(image, dict):
+        return hashlib.sha256(image["bytes"]).hexdigest() if image["bytes"] else image["path"]
+    return image
 
 
 def caption_columns(split, settings):
@@ -162,6 +188,8 @@ def _without_broken(split, name, settings):
     reasons = [reason for reason in fine if reason]
     for reason in reasons:
         logger.warning("Skipped: %s", reason)
+    if reasons:
+        logger.warning("%d of %d photos in the split %r are skipped.", len(reasons), len(split), name)
     if len(reasons) > settings.max_broken_fraction * len(split):
         raise ValueError(
             f"{len(reasons)} of {len(split)} photos in the split {name!r} are broken, more than"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from captioning.outputs import image_id
 
-from .loop import evaluate
+from .loop import evaluate, readers_told
 from .metrics import caption_metrics, java_metrics
 from .stages.captions import Captions, mean_loss
 
@@ -20,7 +20,7 @@ def evaluate_captioner(accelerator, captioner, processor, settings):
     "loss", "words"}}, and {"photos", "loss" (nats a word of people's captions), metrics}.
     """
     stage = Captions(captioner.to(accelerator.device).eval(), processor, settings, accelerator.device)
-    with accelerator.autocast():
+    with accelerator.autocast(), readers_told():
         judged = evaluate(stage, captioner, accelerator.prepare(stage.batches("validation")))
     if not accelerator.is_main_process:
         return None

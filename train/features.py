@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from .checkpoints import writing
 from .data import paths_of, photo_of
 
 SHARD_BYTES = 2**28  # of a file; an interrupted run has lost no more than one
@@ -62,9 +63,11 @@ def _fill(file, encoder, processor, photos, batch_size):
         for start in tqdm(range(0, len(photos), batch_size), desc="photos", leave=False)
     ]
     part = file.with_suffix(f".part{os.getpid()}")
-    with open(part, "wb") as opened:
-        np.save(opened, np.concatenate(batches))
-    part.replace(file)
+    with writing(file, part):
+        part.mkdir()
+        np.save(part / file.name, np.concatenate(batches))
+        (part / file.name).replace(file)
+    part.rmdir()
 
 
 def _features(encoder, processor, rows):

@@ -10,6 +10,8 @@ from PIL import Image
 
 from captioning.drawing import draw
 
+from .checkpoints import writing
+
 matplotlib.use("Agg")  # no screen is needed to write a file
 from matplotlib import pyplot
 
@@ -48,14 +50,16 @@ class History:
         self._add(step, numbers)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         self.accelerator.print(f"\n{self.stage} step {step}: {shown}", flush=True)
-        self._draw()
+        with writing(self.folder / "curves.png"):
+            self._draw()
         if examples:
             self._show(step, examples)
 
     def _show(self, step, examples):
         file = self.folder / "pictures" / f"{self.stage}-step-{step}.png"
-        file.parent.mkdir(exist_ok=True)
-        draw(examples, file)
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+            draw(examples, file)
         name, picture = f"{self.stage}/examples", np.asarray(Image.open(file).convert("RGB"))
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
@@ -75,7 +79,8 @@ class History:
         """Whole or not at all: a run may be killed at any moment."""
         if self.accelerator.is_main_process:
             part = self.file.with_suffix(".part")
-            part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            with writing(self.file):
+                part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
             part.replace(self.file)
 
     def _draw(self):
@@ -84,7 +89,8 @@ class History:
         figure, axes = pyplot.subplots(2, len(stages), figsize=(5 * len(stages), 6), squeeze=False)
         for column, stage in enumerate(stages):
             rows = [row for row in self.rows if row["stage"] == stage]
-            for axis, names in zip(axes[:, column], (("loss", "validation_loss"), ("score",)), strict=True):
+            score = "CIDEr-D" if any("CIDEr-D" in row for row in rows) else "score"
+            for axis, names in zip(axes[:, column], (("loss", "validation_loss"), (score,)), strict=True):
                 for name in names:
                     points = [(row["step"], row[name]) for row in rows if name in row]
                     if points:

@@ -12,6 +12,7 @@ A stage has a `model`, the module to train, and
     save(model, folder)  -> writes the captioner as it stands
 """
 
+import contextlib
 import math
 
 import torch
@@ -52,9 +53,32 @@ def train(accelerator, stage, settings, folder, history, resumed=None):
     The best model by the validation's "score" is what `folder` holds in the end.
     """
     training = Training(accelerator, stage, settings, folder, history, resumed)
-    training.run()
+    with readers_told():
+        training.run()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+@contextlib.contextmanager
+def readers_told():
+    """Tells in one sentence what went wrong in a process that reads photos, a [`TrainingError`].
+
+    PyTorch raises what a reader raised where its batch is asked for, but the death of one wherever the program happens
+    to be, from the handler of a signal.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        told = str(error).strip()
+        if "DataLoader worker (pid" in told:  # killed, such as by a system that is out of memory
+            raise TrainingError(
+                "A process that reads photos died; where memory is short, give fewer --dataloader_num_workers."
+                " A training goes on with --resume_from_checkpoint last."
+            ) from error
+        if told.startswith("Caught ") and isinstance(error, ValueError | OSError):
+            # Its own words, which PyTorch puts at the end of a trace.
+            raise TrainingError(told.splitlines()[-1].partition(": ")[2]) from error
+        raise
 
 
 class Training:
@@ -63,6 +87,7 @@ class Training:
     def __init__(self, accelerator, stage, settings, folder, history, resumed):
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.folder, self.history = folder, history
+        accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps  # a stage's own
         self.model, self.optimizer, self.loader, self.validation = accelerator.prepare(
             stage.model, make_optimizer(stage, settings), stage.batches("train"), stage.batches("validation")
         )
@@ -114,10 +139,7 @@ class Training:
         if done and isinstance(self.loader.dataset, IterableDataset):
             self.accelerator.print(f"A stream begins at its beginning: passing over the epoch's first {done} batches.")
         batches = skip_first_batches(self.loader, done) if done else self.loader
-        try:
-            yield from batches
-        except (ValueError, OSError, RuntimeError) as error:
-            raise _of_worker(error) from error
+        yield from batches
         if not done and self.progress["batch"] == 0:
             raise TrainingError("There is no photo to train on; look at the data set and its split.")
 
@@ -204,19 +226,6 @@ class Training:
                 stage.save(model, self.folder)
         (progress["worse"],) = broadcast_object_list([progress["worse"]])
         self.model.train()
-
-
-def _of_worker(error):
-    """What went wrong in a process that reads photos, in its own words, which PyTorch puts at the end of a trace."""
-    told = str(error).strip()
-    if "DataLoader worker (pid" in told:  # killed, such as by a system that is out of memory
-        return TrainingError(
-            "A process that reads photos died; go on with --resume_from_checkpoint last, and with fewer"
-            " --dataloader_num_workers where memory is short."
-        )
-    if told.startswith("Caught ") and isinstance(error, ValueError | OSError):
-        return TrainingError(told.splitlines()[-1].partition(": ")[2])
-    return error
 
 
 @torch.inference_mode()

@@ -31,7 +31,8 @@ SIGMA = 6.0  # of the length penalty (Vedantam et al. 2015, section 5.2)
 def words_of(caption):
     """A caption's words as COCO's evaluation counts them: lower case, no punctuation, "man's" as "man 's".
 
-    On 55,667 captions of people the result is that of `PTBTokenizer` but for 0.1 %, most of them abbreviations ("st.").
+    On 55,667 captions of people the result is that of `PTBTokenizer` but for 59, most of them abbreviations ("st.");
+    on Flickr8k's 35,000 of training and validation but for 23.
     """
     text = caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return " ".join(WORD.findall(CLITICS.sub(r" \1", text)))

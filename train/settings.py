@@ -102,7 +102,9 @@ class Settings:
     ema_decay: float = option(
         0.0, "Decay of the weights' moving average, which is what is evaluated and kept; 0 is none."
     )
-    mixed_precision: str = option("no", "no, fp16 or bf16 (which newer CPUs have too).")
+    mixed_precision: str | None = option(
+        None, "no, fp16 or bf16 (which newer CPUs have too). Default: what accelerate launch says, else no."
+    )
     eval_steps: int | None = option(None, "Validate every so many steps. Default: after each epoch.")
     checkpointing_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
     checkpoints_total_limit: int = option(1, "Keep so many checkpoints of a stage.")
@@ -126,5 +128,3 @@ class Settings:
     baseline: str = option(
         "mean", "Reward to beat: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017)."
     )
-
-    stages: list[str] = field(default_factory=list, metadata={"help": "Set by recipes alone."})

@@ -13,6 +13,7 @@ from .data import (
     caption_columns,
     column_of,
     fetched,
+    key_of,
     load_splits,
     texts_of,
     validation_split,
@@ -25,8 +26,8 @@ class StreamedPhotos(IterableDataset):
     """The photos of a split as they arrive, {"photo": number, "name", "image", "captions", "epoch"}, not yet tried.
 
     The split "train" comes in an order that the seed and the epoch decide, as far as the buffer reaches. Where the set
-    has no split for validation, a share of the photos is kept for it, chosen by a hash of their captions, so that the
-    same ones are chosen whoever reads. Raises `ValueError` for a set whose columns are unknown.
+    has no split for validation, a share of the photos is kept for it, chosen by their hashes, so that the same ones are
+    chosen whoever reads. Raises `ValueError` for a set whose columns are unknown.
     """
 
     def __init__(self, settings, split):
@@ -49,7 +50,8 @@ class StreamedPhotos(IterableDataset):
             captions = self._captions(row)
             if karpathy:
                 return bool(captions) and KARPATHY.get(row["split"]) == split
-            held_out = zlib.crc32(f"{settings.seed} {captions}".encode()) < settings.validation_fraction * 2**32
+            key = key_of(row[self.image]) or captions
+            held_out = zlib.crc32(f"{settings.seed} {key}".encode()) < settings.validation_fraction * 2**32
             return bool(captions) and (not shared or held_out == (split == "validation"))
 
         photos = settings.max_train_samples if split == "train" else settings.max_eval_samples
