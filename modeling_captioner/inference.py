@@ -6,7 +6,7 @@ modules keep their own weights; what is made from them is made anew when they ha
 """
 
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import BatchNormAct2d, ConvNormAct
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -21,8 +21,13 @@ _packs = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 def fold_batch_norms(network):
     """Have the blocks of a timm network fold their batch norms in inference; its weights and their names stay."""
     for block in network.modules():
-        if type(block) is ConvNormAct and type(block.conv) is nn.Conv2d and block.aa is None:
+        if type(block) is ConvNormAct and block.aa is None and _can_be_folded(block.conv, block.bn):
             block.__class__ = FoldingConvNormAct
+
+
+def _can_be_folded(conv, norm):
+    """Some networks pad in a way of their own, or norm by groups of channels."""
+    return type(conv) is nn.Conv2d and type(norm) is BatchNormAct2d
 
 
 class FoldingConvNormAct(ConvNormAct):
@@ -30,7 +35,7 @@ class FoldingConvNormAct(ConvNormAct):
 
     def forward(self, x):
         conv, norm = self.conv, self.bn
-        if norm.training or not _is_inference(x, conv.weight):
+        if norm.training or not _is_inference(x, conv.weight, conv.bias, norm.weight, norm.bias):
             return super().forward(x)
         # A pass of training changes the running statistics unseen by PyTorch's versions, but counts itself.
         sources = [conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked]
@@ -56,7 +61,7 @@ class Linear(nn.Linear):
 
 def linear(inputs, weight, bias):
     """As `torch.nn.functional.linear`, quicker in inference on a CPU."""
-    if not (_packs and inputs.is_cpu and weight.dtype == torch.float32 and _is_inference(inputs, weight)):
+    if not (_packs and inputs.is_cpu and weight.dtype == torch.float32 and _is_inference(inputs, weight, bias)):
         return F.linear(inputs, weight, bias)
     packed = _made_from([weight], lambda: torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None))
     return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
@@ -99,10 +104,12 @@ def _lstm_cell(from_input, from_state, hidden, memory):
 CELLS = {"GRU": _gru_cell, "LSTM": _lstm_cell}
 
 
-def _is_inference(inputs, weight):
-    """Nothing is learnt, compiled, exported, cast on the way, or offloaded: the weights are used as they are."""
+def _is_inference(inputs, weight, *others):
+    """Nothing is learnt (as in a frozen block), compiled, exported, cast on the way, or offloaded: the weights are used
+    as they are."""
+    learnt = any(tensor is not None and tensor.requires_grad for tensor in (inputs, weight, *others))
     return not (
-        torch.is_grad_enabled()
+        (learnt and torch.is_grad_enabled())
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch.is_autocast_enabled(inputs.device.type)

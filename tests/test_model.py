@@ -6,12 +6,13 @@ import math
 import pickle
 
 import pytest
+import timm
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import TextStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration
+from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, inference
 from modeling_captioner.modeling_captioner import CACHE_NAME
 
 RNNS, ATTENTIONS = ("gru", "lstm"), ("dot", "additive", "multi_head")
@@ -222,6 +223,30 @@ def test_training_mode_moves_the_batch_norms(inception):
         model.encoder(photos)
     assert not torch.equal(norm.running_mean, before)
     same_as_with_gradients(model.eval(), photos)
+
+
+def test_a_bias_alone_can_be_learnt():
+    """Where weights are frozen, nothing may pass the bias by."""
+    layer = inference.Linear(4, 3)
+    layer.weight.requires_grad_(False)
+    layer(torch.ones(2, 4)).sum().backward()
+    assert layer.bias.grad.tolist() == [2, 2, 2]
+    block = timm.layers.ConvNormAct(3, 4, act_layer=None)
+    inference.fold_batch_norms(block)
+    block.eval().requires_grad_(False)
+    block.bn.bias.requires_grad_(True)
+    block(torch.ones(1, 3, 5, 5)).sum().backward()
+    assert block.bn.bias.grad.tolist() == [25] * 4
+
+
+@torch.no_grad()
+def test_networks_with_other_norms_are_left_as_they_are():
+    """Such as timm's regnety_040_sgn, and those in whose name is evos."""
+    block = timm.layers.ConvNormAct(32, 32, norm_layer=timm.layers.GroupNormAct).eval()
+    photos = torch.rand(1, 32, 5, 5)
+    expected = block(photos)
+    inference.fold_batch_norms(block)
+    assert torch.equal(block(photos), expected)
 
 
 @torch.no_grad()
