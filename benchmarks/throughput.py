@@ -80,6 +80,7 @@ def run_command(folder, options, processes):
     """Captions a folder. Returns seconds in all, photos a second after the start, and samples of resident memory (MB),
     of all processes together."""
     output = folder / "captions.jsonl"
+    growing = [Path(f"{output}.part{process}") for process in range(processes)] if processes > 1 else [output]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
     command = [sys.executable, *launch, ROOT / "caption.py", folder, "--output", output, "--dtype", options.dtype]
     threads = str(max(1, torch.get_num_threads() // processes))
@@ -88,16 +89,23 @@ def run_command(folder, options, processes):
         [*map(str, command), "--device", options.device], env=os.environ | {"OMP_NUM_THREADS": threads}
     ) as process:
         while process.poll() is None:
-            lines = sum(file.read_bytes().count(b"\n") for file in folder.glob("captions.jsonl*"))
+            lines = sum(map(lines_in, growing))
             if lines and (not counts or lines > counts[-1][1]):
                 counts.append((time.perf_counter(), lines))
-            memory.append(resident(process.pid))
+            if held := resident(process.pid):  # none is left while it ends
+                memory.append(held)
             time.sleep(0.05)
     seconds = time.perf_counter() - start
-    for file in folder.glob("captions.jsonl*"):
-        file.unlink()
+    output.unlink()
     (first, before), (last, after) = counts[0], counts[-1]
     return seconds, (after - before) / (last - first) if after > before else None, memory
+
+
+def lines_in(file):
+    try:
+        return file.read_bytes().count(b"\n")
+    except FileNotFoundError:  # not yet begun, or put together with the others
+        return 0
 
 
 def resident(pid):
