@@ -51,8 +51,9 @@ class EndpointHandler:
                 alternatives=1,
                 **{"num_return_sequences": 1} | generation,
             )
-        except (TypeError, AttributeError) as error:  # of a value that is not of the parameter's type
-            raise ValueError(f"The parameters {generation} do not fit generate ({error}).") from error
+        except (TypeError, AttributeError, IndexError, RuntimeError) as error:  # of a value's type, or its size
+            told = " ".join(str(error).split())
+            raise ValueError(f"The parameters {generation} do not fit generate ({told}).") from error
         return [_answer(explanation, attention) for explanation in explained]
 
     def _photos(self, data):
