@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import multiprocessing.queues
 import os
 import pickle
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -187,6 +189,20 @@ def test_wherever_a_reader_dies_the_run_goes_on(undisturbed, tmp_path, refused, 
     assert_still_whole(tmp_path)
     main(options)
     assert (tmp_path / "history.jsonl").read_text() == expected
+
+
+def test_a_readers_connection_may_break_before_its_death_is_known(undisturbed, tmp_path, refused, monkeypatch):
+    trainer, original = psutil.Process(), multiprocessing.queues.Queue.get
+
+    def get(queue, *given, **named):
+        if psutil.Process() != trainer:  # the reader, which asks what to read
+            return original(queue, *given, **named)
+        threading.Timer(0.1, kill_readers, [trainer]).start()
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(multiprocessing.queues.Queue, "get", get)
+    options = undisturbed[0] | {"output_dir": tmp_path}
+    assert "A process that reads photos died" in refused(*arguments(**options))
 
 
 def test_a_reader_that_dies_in_an_evaluation_is_told(drawn_set, learnt_captioner, tmp_path, refused, monkeypatch):

@@ -210,7 +210,11 @@ def make_accelerator(settings, folder):
 
 def load_captioner(source, **options):
     """`options`: of its configuration, in place of what `source` says."""
-    return caption.load_captioner(str(source), "cpu", "float32", **options)
+    captioner, processor = caption.load_captioner(str(source), "cpu", "float32", **options)
+    # They lie as in their file, where sums over them may be rounded otherwise than over a new captioner's.
+    for tensor in (*captioner.parameters(), *captioner.buffers()):
+        tensor.data = tensor.data.clone()
+    return captioner, processor
 
 
 def new_captioner(settings):

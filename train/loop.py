@@ -14,6 +14,7 @@ A stage has a `model`, the module to train, and
 
 import contextlib
 import math
+import time
 
 import torch
 from accelerate import PartialState, skip_first_batches
@@ -36,6 +37,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}),
 }
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+SIGNAL_SECONDS = 5  # in which a system tells of a process's death, even where it is very busy
 
 
 class TrainingError(ValueError):
@@ -67,7 +69,12 @@ def readers_told():
     to be, from the handler of a signal.
     """
     try:
-        yield
+        try:
+            yield
+        except (ConnectionError, EOFError):
+            # Who dies closes its connections first; the signal comes a moment later, and is then raised here.
+            time.sleep(SIGNAL_SECONDS)
+            raise
     except (ValueError, OSError, RuntimeError) as error:
         told = str(error).strip()
         if "DataLoader worker (pid" in told:  # killed, such as by a system that is out of memory
