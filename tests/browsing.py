@@ -36,11 +36,14 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]
 EXAMPLES = ROOT / "demo" / "examples"
 SIDE = 8
 PATIENCE = 120_000  # milliseconds: a machine that also trains is slow
 
+PHONE_AND_DESK = pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="the page's tests need Chromium: apt install chromium")
 
 
@@ -106,11 +109,11 @@ def running_app(captioner, folder, *options):
         yield url
     finally:
         app.terminate()
-        app.wait(30)
+        app.wait(PATIENCE / 1000)
 
 
 def wait_for(url, app, log):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 2 * PATIENCE / 1000
     while time.monotonic() < deadline:
         try:
             return urllib.request.urlopen(url, timeout=5)
@@ -132,7 +135,7 @@ def browser():
 @pytest.fixture
 def open_page(browser, address):
     """Opens the page in a fresh window; options are Playwright's. Nothing outside the machine may be asked."""
-    contexts, strangers = [], []
+    contexts, strangers, failures = [], [], []
 
     def open_(width=1280, height=900, theme="light", **options):
         options = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"} | options
@@ -140,7 +143,7 @@ def open_page(browser, address):
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: pytest.fail(f"the page's script failed: {error}"))
+        page.on("pageerror", lambda error: failures.append(str(error)))
         page.on("request", lambda request: strangers.append(request.url))
         page.goto(f"{address}?__theme={theme}")
         return page
@@ -148,6 +151,7 @@ def open_page(browser, address):
     yield open_
     for context in contexts:
         context.close()
+    assert failures == []  # of the page's script
     assert [url for url in strangers if not url.startswith((address, "data:", "blob:"))] == []
 
 
@@ -157,6 +161,7 @@ def bring(page, photo):
         photo = {"name": photo[0], "mimeType": "image/jpeg", "buffer": photo[1]}
     page.locator("#photo input[type=file]").first.set_input_files(photo)
     page.locator(".word, .message:visible").first.wait_for()
+    page.wait_for_function("[...document.querySelectorAll('img.picture[src]')].every((e) => e.complete)")
 
 
 def said(page):

@@ -1,6 +1,7 @@
 """The running page under attack: the promises of SECURITY.md, tried by somebody who says what they like."""
 
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -27,10 +28,10 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     model, uploads, corrections = folder / "model", folder / "uploads", folder / "corrections"
     save_captioner(model)
-    tokenizer = (model / "tokenizer.json").read_text()
-    for word in ("riding", "square", "grey", "two"):
-        tokenizer = tokenizer.replace(f'"{word}"', json.dumps(word + SCRIPT))
-    (model / "tokenizer.json").write_text(tokenizer)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"].items()
+    tokenizer["model"]["vocab"] = {word if word[0] == "<" else word + SCRIPT: number for word, number in words}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads))
         options = ["--corrections", str(corrections), "--max_file_size", "2mb"]
@@ -78,7 +79,16 @@ def test_no_file_of_the_server_is_read(site, visitor):
 
 
 def test_no_address_is_fetched(visitor):
-    """Neither those of the server's own network, nor the world's for a stranger to hide behind."""
+    """Neither those of the server's own network, nor the world's, which would fill its memory at a stranger's word."""
+    brought = visitor.brought("coffee.jpg", COFFEE)
+    for told in (photo("https://huggingface.co/large.bin"), photo("http://9.9.9.9/photo.jpg")):
+        answers = [
+            visitor.ask(told),
+            visitor.ask(brought, told, *SETTINGS[1:]),  # Gradio fetches for any input, not only for photos
+            visitor.press("photo", "change", told, *SETTINGS),
+            visitor.press("start", "click", [told]),
+        ]
+        assert all("this page fetches no addresses" in str(answer) for answer in answers), answers
     asked = []
 
     class Inner(BaseHTTPRequestHandler):
@@ -136,6 +146,8 @@ def test_zips_neither_write_outside_nor_explode(site, visitor):
     assert problem.endswith(".")
 
     assert len(many(visitor, zipped(**{f"{number}.jpg": b"no picture" for number in range(1_010)}))) == 1_000
+    ((_, caption, _, problem),) = many(visitor, zipped(**{f"{number}.jpg": b"" for number in range(5_001)}))
+    assert (caption, problem) == ("", "photos.zip has more than 5000 files; pack fewer.")
     ((_, _, _, problem),) = many(visitor, zipped(a=COFFEE)[:-30] + bytes(30), "broken.zip")
     assert problem.startswith("broken.zip")
 
@@ -230,6 +242,20 @@ def test_what_is_too_large_is_refused_in_a_sentence(site, visitor):
     assert (answer.status_code, answer.text) == (503, "The page holds too many photos; try again in an hour.")
     shutil.rmtree(site.uploads / "large")
     assert visitor.upload("coffee.jpg", COFFEE).status_code == 200
+
+
+def test_who_waits_is_told_and_who_finds_the_queue_full_as_well(site, tmp_path):
+    photos = zipped(**{f"{number}.jpg": COFFEE for number in range(300)})  # long enough for two others to come
+    with running_app(SimpleNamespace(folder=site.model), tmp_path, "--queue_size", "1") as address:
+        brought = [(visitor := Visitor(address), [visitor.brought("photos.zip", photos)]) for _ in range(3)]
+        first, second, third = (visitor.told("start", "click", files) for visitor, files in brought)
+        assert any(told.get("msg") == "process_starts" for told in first)
+        (waits,) = itertools.islice((told for told in second if told.get("msg") == "estimation"), 1)
+        assert waits["rank"] == 0
+        assert "Queue is full" in next(third)["refused"]
+        for others in (first, second):
+            *_, end = others
+            assert end["success"]
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,45 @@ def test_training_mode_moves_the_batch_norms(inception):
     same_as_with_gradients(model.eval(), photos)
 
 
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_frozen_blocks_are_folded_in_training(inception, monkeypatch, seen_before):
+    """What is learnt above them gets the gradients that it gets without folding; also where a validation, in inference
+    mode, has folded them before."""
+    model, photos = inception
+    blocks = [name for name, _ in model.encoder.backbone.named_children()]
+    model.encoder.freeze(blocks[: blocks.index("Mixed_7c")])
+    model.train()
+    encoder = model.encoder
+    for norm in norms_of(encoder.backbone.Mixed_7c):
+        norm.eval()  # statistics of two photos alone would make large differences of small ones
+    weights = torch.randn(2, 4, model.config.hidden_size, generator=torch.Generator().manual_seed(4))
+    if seen_before:
+        with torch.inference_mode():
+            encoder(photos)
+
+    def gradients():
+        encoder.zero_grad()
+        (weights * encoder(photos)[0]).sum().backward()
+        return {name: weight.grad.clone() for name, weight in encoder.named_parameters() if weight.grad is not None}
+
+    norms = []
+    hooks = [module.register_forward_hook(lambda norm, *_: norms.append(norm)) for module in norms_of(encoder)]
+    folded = gradients()
+    for hook in hooks:
+        hook.remove()
+    assert norms == norms_of(encoder.backbone.Mixed_7c), "the others' were folded"
+    monkeypatch.setattr(inference, "_is_inference", lambda *tensors: False)
+    plain = gradients()
+    assert folded.keys() == plain.keys() == {n for n, weight in encoder.named_parameters() if weight.requires_grad}
+    for name, gradient in plain.items():
+        assert (folded[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
+    assert plain["projection.weight"].any()
+
+
+def norms_of(network):
+    return [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
 def test_a_bias_alone_can_be_learnt():
     """Where weights are frozen, nothing may pass the bias by."""
     layer = inference.Linear(4, 3)

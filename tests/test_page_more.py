@@ -3,9 +3,8 @@
 import json
 import re
 
-import pytest
 import torch
-from browsing import EXAMPLES, PATIENCE, SIDE, bring, needs_browser, said
+from browsing import EXAMPLES, PATIENCE, PHONE_AND_DESK, SIDE, bring, needs_browser, said
 from datasets import load_dataset
 from PIL import Image
 
@@ -16,7 +15,7 @@ pytestmark = needs_browser
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-@pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
+@PHONE_AND_DESK
 def test_lecture_tells_the_numbers_of_the_visitors_photo(open_page, captioner, width, theme):
     page = open_page(width=width, theme=theme)
     bring(page, EXAMPLES / "chelsea.jpg")
@@ -57,11 +56,14 @@ def test_lecture_tells_the_numbers_of_the_visitors_photo(open_page, captioner, w
         assert sums[-1] == "1.000"
 
 
-def test_corrections_are_kept_only_when_asked(open_page, open_app, browser, tmp_path):
-    assert open_page().locator("#teach").count() == 0
-    page = browser.new_page()
+@PHONE_AND_DESK
+def test_corrections_are_kept_only_when_asked(open_page, open_app, browser, tmp_path, width, theme):
+    page = open_page()
+    page.locator("#photo").wait_for()
+    assert page.locator("#teach").count() == 0
+    page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(PATIENCE)
-    page.goto(open_app.address)
+    page.goto(f"{open_app.address}?__theme={theme}")
     bring(page, EXAMPLES / "coffee.jpg")
     page.get_by_text("Teach it").click()
     page.get_by_text("What is kept").wait_for()
@@ -69,13 +71,15 @@ def test_corrections_are_kept_only_when_asked(open_page, open_app, browser, tmp_
     page.wait_for_function(
         "([field, words]) => document.querySelector(field).value === words", arg=[field, " ".join(said(page))]
     )
-    assert list(open_app.corrections.iterdir()) == []
+    before = set(open_app.corrections.iterdir())
     page.locator(field).fill("a cup of  coffee on a wooden table")
     page.locator("#keep").click()
     page.locator("#kept").get_by_text("Kept, thank you").wait_for()
     page.close()
-    (row,) = map(json.loads, (open_app.corrections / "metadata.jsonl").read_text().splitlines())
+    assert len(set(open_app.corrections.iterdir()) - before - {open_app.corrections / "metadata.jsonl"}) == 1
+    row = json.loads((open_app.corrections / "metadata.jsonl").read_text().splitlines()[-1])
+    assert open_app.corrections / row["file_name"] not in before
     assert row["captions"] == ["a cup of coffee on a wooden table"]
     assert open_photo(open_app.corrections / row["file_name"]).size == open_photo(EXAMPLES / "coffee.jpg").size
-    (learnt,) = load_dataset(str(open_app.corrections), cache_dir=str(tmp_path))["train"]
-    assert learnt["captions"] == row["captions"]
+    learnt = load_dataset(str(open_app.corrections), cache_dir=str(tmp_path))["train"]
+    assert learnt[0]["captions"] == row["captions"]

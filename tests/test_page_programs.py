@@ -1,17 +1,24 @@
 """The page for programs and for many: the endpoint, MCP, many photos, many visitors."""
 
+import base64
 import csv
 import json
+import re
+import shutil
+import subprocess
+import threading
+import time
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from browsing import EXAMPLES, PATIENCE, SIDE, bring, needs_browser, said
+from browsing import EXAMPLES, PATIENCE, PHONE_AND_DESK, SIDE, bring, needs_browser, said
+from conftest import ROOT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from demo.batching import Batcher
+from demo.batching import MOST_TOGETHER, Batcher
 from modeling_captioner import explain, open_photo
 
 pytest_plugins = ["browsing"]
@@ -20,7 +27,7 @@ NAMES = ("astronaut", "chelsea", "china", "coffee", "flower", "rocket")
 
 @pytest.fixture(scope="module")
 def client(address):
-    return Client(address, verbose=False)
+    return Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE / 1000})
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,7 @@ def ask(client, name, **settings):
 def post(url, body, **headers):
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"} | headers
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE / 1000) as answer:
         return answer.read().decode()
 
 
@@ -52,6 +59,25 @@ def test_endpoint_gives_caption_words_probabilities_and_maps(client, captions):
     begun = ask(client, "coffee", text="a man", num_beams=2)
     assert begun["caption"].startswith("a man ")
     assert len(begun["beams"]) == 2
+
+
+def test_endpoint_takes_chance_and_length(client):
+    """Drawn from the likeliest word alone a caption is the greedy one; drawn from all of them it is another."""
+    greedy = ask(client, "coffee", num_beams=1)["caption"]
+    assert ask(client, "coffee", num_beams=1, temperature=1, top_p=0.05)["caption"] == greedy
+    bold = {ask(client, "coffee", num_beams=1, temperature=2)["caption"] for _ in range(4)}
+    assert bold != {greedy}
+    assert len(ask(client, "coffee", num_beams=1, max_new_tokens=3)["words"]) <= 3
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_as_the_readme_has_it(address, captions):
+    (lines,) = re.findall(r"```sh\n(page=.+?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = lines.replace("http://127.0.0.1:7860/", address).replace("photo.jpg", "coffee.jpg")
+    done = subprocess.run(["bash", "-ec", lines], cwd=EXAMPLES, capture_output=True, text=True, check=True)
+    event, data = done.stdout.strip().rsplit("\n", 2)[-2:]
+    assert event == "event: complete"
+    assert json.loads(data.removeprefix("data: "))[0]["caption"] == captions["coffee"]
 
 
 def test_endpoint_describes_itself(client):
@@ -93,21 +119,33 @@ def test_bad_photo_among_many_requests_fails_alone(client, captions, tmp_path):
     assert answers == [expected[name] for name in names]
 
 
-def test_what_waits_together_is_captioned_together(captioner, captions):
-    passes = []
-    hook = captioner.model.encoder.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+def test_what_waits_together_is_captioned_together_and_fails_alone(captioner, captions):
+    passes, begun, go_on = [], threading.Event(), threading.Event()
+
+    def wait_for_company(_, inputs):
+        passes.append(len(inputs[0]))
+        begun.set()
+        go_on.wait()
+
+    hook = captioner.model.encoder.register_forward_pre_hook(wait_for_company)
     photos = {name: open_photo(EXAMPLES / f"{name}.jpg") for name in NAMES}
     batcher = Batcher(captioner.model, captioner.processor)
-    with ThreadPoolExecutor(18) as visitors:
-        answers = list(visitors.map(lambda name: batcher.explain(photos[name]).caption, NAMES * 3))
+    with ThreadPoolExecutor(20) as visitors:
+        first = visitors.submit(batcher.explain, photos["coffee"])
+        begun.wait()  # and as long as the model is busy with it, the others gather
+        others = [visitors.submit(batcher.explain, photos[name]) for name in NAMES * 3]
+        bad = visitors.submit(batcher.explain, "no photo")
+        while batcher.waiting.qsize() < 19:
+            time.sleep(0.01)
+        go_on.set()
+        assert [answer.result().caption for answer in (first, *others)] == [captions[n] for n in ("coffee", *NAMES * 3)]
+        with pytest.raises(ValueError, match="image"):
+            bad.result()
         shorter = visitors.submit(batcher.explain, photos["coffee"], max_new_tokens=7)
-        failing = visitors.submit(batcher.explain, photos["coffee"], no_such_option=1)
     hook.remove()
-    assert answers == [captions[name] for name in NAMES * 3]
-    assert max(passes) > 1
+    assert passes[0] == 1
+    assert max(passes) == MOST_TOGETHER
     assert len(shorter.result().words) <= 7
-    with pytest.raises(ValueError, match="no_such_option"):
-        failing.result()
 
 
 def test_server_opens_no_files_of_its_own(address):
@@ -115,18 +153,28 @@ def test_server_opens_no_files_of_its_own(address):
     photo = {"path": str(EXAMPLES / "coffee.jpg")}
     call = f"{address}gradio_api/call/caption"
     event = json.loads(post(call, {"data": [photo, 1, 20, 0, 1, ""]}))["event_id"]
-    with urllib.request.urlopen(f"{call}/{event}", timeout=60) as answer:
+    with urllib.request.urlopen(f"{call}/{event}", timeout=PATIENCE / 1000) as answer:
         assert "the server's own files are not for captioning" in answer.read().decode()
 
 
-def test_agents_find_the_tool(open_app):
+def test_agents_find_the_tool_and_use_it(open_app, captions):
     pytest.importorskip("mcp", reason="needs gradio[mcp]")
-    answer = post(f"{open_app.address}gradio_api/mcp/", {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
-    (tool,) = json.loads(answer.split("data: ", 1)[1])["result"]["tools"]
+
+    def tell(method, **params):
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = post(f"{open_app.address}gradio_api/mcp/", body)
+        return json.loads(answer.split("data: ", 1)[1])["result"]
+
+    (tool,) = tell("tools/list")["tools"]
     assert tool["name"] == "caption"
     assert tool["description"].startswith("Say in one English sentence what a photo shows")
     assert tool["inputSchema"]["required"] == ["photo"]
     assert all("description" in option for option in tool["inputSchema"]["properties"].values())
+    photo = "data:image/jpeg;base64," + base64.b64encode((EXAMPLES / "coffee.jpg").read_bytes()).decode()
+    answer = tell("tools/call", name="caption", arguments={"photo": photo})
+    assert json.loads(answer["content"][0]["text"])["caption"] == captions["coffee"]
+    inner = tell("tools/call", name="caption", arguments={"photo": f"{open_app.address}secret.jpg"})
+    assert inner["isError"]
 
 
 @needs_browser
@@ -165,7 +213,7 @@ def test_twenty_visitors_at_once_each_get_their_own_photos_caption(browser, addr
 
 
 @needs_browser
-@pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
+@PHONE_AND_DESK
 def test_many_photos_become_a_table(open_page, captions, tmp_path, width, theme):
     with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
         archive.write(EXAMPLES / "china.jpg", "far/china.jpg")

@@ -39,6 +39,11 @@ class Visitor:
 
     def press(self, element, event, *data, event_data=None):
         """What the page's own event gives: its values, or {"error": ...}."""
+        *_, end = self.told(element, event, *data, event_data=event_data)
+        return end.get("output", {}).get("data") or {"error": end.get("output", end)}
+
+    def told(self, element, event, *data, event_data=None):
+        """Yields what the page's queue tells whoever presses a button, until the end."""
         if self.seen is None:
             self.seen = self.http.get("config").json()
         numbers = {part["props"].get("elem_id"): part["id"] for part in self.seen["components"]}
@@ -50,13 +55,14 @@ class Visitor:
         body = {"data": data, "fn_index": number, "session_hash": self.session, "event_data": event_data}
         answer = self.http.post(f"{API}/queue/join", json=body | {"trigger_id": numbers[element]})
         if answer.status_code != 200:
-            return {"error": answer.text}
+            yield {"refused": answer.text}
+            return
         with self.http.stream("GET", f"{API}/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
                 told = json.loads(line.removeprefix("data: ")) if line else {}
+                yield told
                 if told.get("msg") in ("process_completed", "unexpected_error"):
-                    return told.get("output", {}).get("data") or {"error": told.get("output", told)}
-        return {"error": "no answer"}
+                    return
 
 
 def photo(path, **changes):
