@@ -105,9 +105,9 @@ def make_settings(defaults, translated):
 
 
 def generation(beams, words, temperature, top_p):
-    """The settings as `generate` takes them; no temperature, no chance."""
-    chance = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
-    return {"num_beams": int(beams), "max_new_tokens": int(words)} | chance
+    """The settings as `generate` takes them, which refuses a temperature of 2 for not being 2.0; none, no chance."""
+    settings = {"num_beams": int(beams), "max_new_tokens": int(words), "do_sample": temperature > 0}
+    return settings | ({"temperature": float(temperature), "top_p": float(top_p)} if temperature else {})
 
 
 def connect(model, processor, explain, photo, stage, settings):

@@ -1,5 +1,6 @@
 """The page for programs and for many: the endpoint, MCP, many photos, many visitors."""
 
+import ast
 import base64
 import csv
 import json
@@ -172,7 +173,8 @@ def test_agents_find_the_tool_and_use_it(open_app, captions):
     assert all("description" in option for option in tool["inputSchema"]["properties"].values())
     photo = "data:image/jpeg;base64," + base64.b64encode((EXAMPLES / "coffee.jpg").read_bytes()).decode()
     answer = tell("tools/call", name="caption", arguments={"photo": photo})
-    assert json.loads(answer["content"][0]["text"])["caption"] == captions["coffee"]
+    told = ast.literal_eval(answer["content"][0]["text"])  # Gradio tells agents in Python's words
+    assert told["caption"] == captions["coffee"]
     inner = tell("tools/call", name="caption", arguments={"photo": f"{open_app.address}secret.jpg"})
     assert inner["isError"]
 
