@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import functools
-import gc
 import itertools
 import json
 import os
@@ -125,11 +124,7 @@ def run(options):
     process, processes = join_processes()
     output = output_for(options, process, processes)
     photos, total, position, read = (rows_of if options.dataset_name else files_of)(options, output, process)
-    gc.disable()  # a quarter of the time of the imports goes into looking for garbage among what stays for good
-    try:
-        model, processor = load_captioner(options.model, options.device, options.dtype)
-    finally:
-        gc.enable()
+    model, processor = load_captioner(options.model, options.device, options.dtype)
     generation = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens")}
     generation = {name: value for name, value in generation.items() if value is not None}
     mine = itertools.islice(photos, process, None, processes)
