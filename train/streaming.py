@@ -50,9 +50,11 @@ class StreamedPhotos(IterableDataset):
             captions = self._captions(row)
             if karpathy:
                 return bool(captions) and KARPATHY.get(row["split"]) == split
+            if not shared or not captions:  # no photo need be hashed
+                return bool(captions)
             key = key_of(row[self.image]) or captions
             held_out = zlib.crc32(f"{settings.seed} {key}".encode()) < settings.validation_fraction * 2**32
-            return bool(captions) and (not shared or held_out == (split == "validation"))
+            return held_out == (split == "validation")
 
         photos = settings.max_train_samples if split == "train" else settings.max_eval_samples
         self.length, self.epoch = photos, 0
