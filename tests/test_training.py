@@ -133,7 +133,8 @@ def test_a_used_directory_is_refused_resumed_or_overwritten(drawn_set, tmp_path)
         data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2, eval_steps=4, checkpointing_steps=1
     )
     options += ["--checkpoints_total_limit", "2"]
-    run(resolve([*options, "--resume_from_checkpoint", "last"]))  # nothing there yet: begins
+    begins = [*options, "--resume_from_checkpoint", "last"]
+    run(resolve(begins), ["--begun", "here"])  # nothing there yet
     first = (tmp_path / "history.jsonl").read_text()
     places = sorted(place.name for place in (tmp_path / "checkpoints" / "1-captions").iterdir())
     assert places == ["step-3", "step-4"]
@@ -141,8 +142,9 @@ def test_a_used_directory_is_refused_resumed_or_overwritten(drawn_set, tmp_path)
         ValueError, match="holds an earlier run; go on with --resume_from_checkpoint last, or begin anew"
     ):
         run(resolve(options))
-    run(resolve([*options, "--resume_from_checkpoint", "last"]))  # done already
+    run(resolve(begins), begins)  # done already
     assert (tmp_path / "history.jsonl").read_text() == first
+    assert (tmp_path / "settings.yaml").read_text().startswith("# accelerate launch train/ --begun here\n")
     run(resolve([*options, "--resume_from_checkpoint", str(tmp_path / "checkpoints" / "1-captions" / "step-3")]))
     assert (tmp_path / "history.jsonl").read_text() == first
     run(resolve([*options, "--overwrite_output_dir", "true", "--seed", "7"]))

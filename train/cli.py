@@ -163,9 +163,11 @@ def run(stages, arguments=()):
         elif (folder / "checkpoints").exists():
             checkpoints.remove(folder / "checkpoints")
         folder.mkdir(parents=True, exist_ok=True)
-        command = shlex.join(["accelerate", "launch", "train/", *map(str, arguments)])
-        resolved = yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])
-        (folder / "settings.yaml").write_text(f"# {command}\n{resolved}")
+        described = folder / "settings.yaml"
+        command = f"# {shlex.join(['accelerate', 'launch', 'train/', *map(str, arguments)])}"
+        if resumed and described.exists():  # the command that it began with, by which others can repeat it
+            command = described.read_text().partition("\n")[0]
+        described.write_text(f"{command}\n{yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])}")
     accelerator.wait_for_everyone()
     set_seed(first.seed)  # of a new model's weights
     history = History(accelerator, folder, resumed)
