@@ -89,7 +89,7 @@ def parse(arguments=None):
         "--batch_size",
         type=positive,
         metavar="N",
-        help="Photos at once. Default: 32 on a CPU, 256 on a GPU, fewer where its memory does not suffice.",
+        help="Photos at once. Default: 16 a core on a CPU, 256 on a GPU, fewer where its memory does not suffice.",
     )
     options = parser.parse_args(arguments)
     if bool(options.photos or options.list) == bool(options.dataset_name):
@@ -134,10 +134,13 @@ def run(options):
 
         captions = caption_with_maps(model, processor, mine, read, generation, failed, drawn)
     else:
+        import torch
+
         from captioning.pipeline import caption_photos
 
-        batch_size = options.batch_size or (32 if model.device.type == "cpu" else 256)
-        # Decoded with no more pixels than the encoder sees, 30 of 200 photos got another caption; with twice, 4 did.
+        batch_size = options.batch_size or (16 * torch.get_num_threads() if model.device.type == "cpu" else 256)
+        # With no more pixels than the encoder sees, 30 of 200 photos got another caption; with twice, 4, or 15 of large
+        # ones (benchmarks/throughput.py --data_dir).
         side = 2 * max(processor.image_processor.size.height, processor.image_processor.size.width)
         small = functools.partial(read, side=side)
         captions = caption_photos(model, processor, mine, small, generation, batch_size, failed)

@@ -278,6 +278,35 @@ def test_a_bias_alone_can_be_learnt():
     assert block.bn.bias.grad.tolist() == [25] * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "stride": 2},
+        {"groups": 4},
+        {"dilation": 2},
+        {"act_layer": torch.nn.SiLU},
+        {"apply_act": False},
+    ],
+)
+@torch.no_grad()
+def test_folded_blocks_see_what_they_saw(options, dtype):
+    """Whatever their convolution and activation, and however many photos of whatever size come one after another."""
+    generator = torch.Generator().manual_seed(6)
+    block = timm.layers.ConvNormAct(8, 16, **{"kernel_size": 3} | options).eval().to(dtype)
+    for tensor in (block.bn.running_mean, block.bn.running_var.zero_(), block.bn.weight, block.bn.bias):
+        tensor.add_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    folding = copy.deepcopy(block)
+    inference.fold_batch_norms(folding)
+    norms = []
+    folding.bn.register_forward_hook(lambda norm, *_: norms.append(norm))
+    for count, size in ((1, 17), (3, 17), (0, 17), (1, 30), (2, 9)):
+        photos = torch.randn(count, 8, size, size, generator=generator).to(dtype)
+        exact = 1e-4 if dtype != torch.bfloat16 else 0.05
+        torch.testing.assert_close(folding(photos), block(photos), rtol=exact, atol=exact)
+    assert not norms
+
+
 @torch.no_grad()
 def test_networks_with_other_norms_are_left_as_they_are():
     """Such as timm's regnety_040_sgn, and those in whose name is evos."""
