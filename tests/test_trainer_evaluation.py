@@ -1,9 +1,11 @@
 """`--evaluate_only`: predictions in COCO's format and scores, of any captioner on any split."""
 
 import json
+import os
 import shutil
 
 import pytest
+import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
@@ -46,7 +48,10 @@ def test_one_or_two_processes_judge_each_photo_once(coco_set, learnt_captioner, 
     assert [row["caption"] for row in predictions] == [caption for _, caption in drawn_photos[3:8]]
     assert scores["photos"] == 5
     assert scores["BLEU-4"] == pytest.approx(1)
-    assert "BLEU-4   1" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "BLEU-4   1" in printed.out
+    idle = torch.get_num_threads() < os.cpu_count()
+    assert (f"--num_cpu_threads_per_process {os.cpu_count()}" in printed.err) == idle
     assert launch(*options, "--output_dir", str(tmp_path / "two"), processes=2).wait(600) == 0
     assert evaluated(tmp_path / "two")[0] == predictions
     assert evaluated(tmp_path / "two")[1] == pytest.approx(scores, rel=1e-5)

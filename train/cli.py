@@ -2,11 +2,13 @@
 
 import dataclasses
 import difflib
+import os
 import shlex
 import sys
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
@@ -207,6 +209,10 @@ def make_accelerator(settings, folder):
     )
     if settings.report_to:
         accelerator.init_trackers("captioner")
+    threads, cores = torch.get_num_threads(), os.cpu_count() // accelerator.num_processes
+    if accelerator.device.type == "cpu" and threads < cores:
+        hint = f"give `accelerate launch` --num_cpu_threads_per_process {cores} to use all"
+        accelerator.print(f"Each process computes on {threads} of {cores} cores; {hint}.", file=sys.stderr)
     return accelerator
 
 
