@@ -100,7 +100,7 @@ def latency(model, processor, photo, options):
 
     tasks = {
         "encoder as timm has it": encoder(pixel_values),
-        "encoder, batch norms folded": lambda: model.encoder.features(pixel_values),
+        "encoder as the captioner runs it": lambda: model.encoder.features(pixel_values),
         "captioner, 1 beam": lambda: model.generate(pixel_values, num_beams=1, **length()),
         "captioner, 3 beams": lambda: model.generate(pixel_values, num_beams=3, **length()),
         "captioner, 3 beams, with resizing and words": from_photo,

@@ -1,0 +1,182 @@
+"""Folded batch norms and weights laid out anew: what inference computes is what training's pass computes."""
+
+import copy
+import itertools
+import pickle
+
+import pytest
+import timm
+import torch
+
+from modeling_captioner import inference
+
+
+@pytest.fixture
+def inception(tiny_captioner):
+    """A captioner whose batch norms do something, and photos."""
+    model, _ = tiny_captioner(encoder_name="inception_v3", image_size=128, encoder_frozen=False)
+    generator = torch.Generator().manual_seed(3)
+    for module in model.encoder.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_var.fill_(1), module.weight.data, module.bias.data, module.running_mean):
+                tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.2)
+    return model, torch.rand(2, 3, 128, 128, generator=generator) * 2 - 1
+
+
+def same_as_with_gradients(model, photos):
+    """Whether inference, which folds batch norms and lays weights out anew, gives what training's pass gives."""
+    with torch.inference_mode():
+        quick = model(photos, decoder_input_ids=torch.tensor([[2], [2]])).logits
+    logits = model(photos, decoder_input_ids=torch.tensor([[2], [2]])).logits
+    assert logits.grad_fn is not None
+    torch.testing.assert_close(quick, logits, rtol=1e-4, atol=1e-4)
+    return logits.detach()
+
+
+@pytest.mark.parametrize("within", [torch.no_grad, torch.inference_mode])
+def test_inference_follows_every_change_of_the_weights(inception, within):
+    """A step of training in evaluation mode (as in self-critical training), loading, scaling, moving, copying."""
+    model, photos = inception
+    seen = [same_as_with_gradients(model, photos)]
+
+    def step(optimizer):
+        model(photos, labels=torch.tensor([[4, 5, 3], [5, 4, 3]])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for optimizer in (torch.optim.SGD(model.parameters(), lr=0.05), torch.optim.AdamW(model.parameters(), lr=0.01)):
+        step(optimizer)
+        seen.append(same_as_with_gradients(model, photos))
+    with within():
+        model.encoder.backbone.Conv2d_1a_3x3.bn.running_mean.add_(1)
+        model.decoder.embedding.weight.mul_(2)
+    seen.append(same_as_with_gradients(model, photos))
+    assert all(not torch.equal(one, other) for one, other in itertools.pairwise(seen))
+    model.load_state_dict(before)
+    torch.testing.assert_close(same_as_with_gradients(model, photos), seen[0])
+    same_as_with_gradients(copy.deepcopy(model), photos)
+    same_as_with_gradients(pickle.loads(pickle.dumps(model)), photos)
+    double = same_as_with_gradients(model.double(), photos.double())
+    torch.testing.assert_close(double.float(), seen[0], rtol=1e-4, atol=1e-4)
+    assert model.state_dict().keys() == before.keys()
+
+
+def test_training_mode_moves_the_batch_norms(inception):
+    """Without gradients as well: nothing is folded then."""
+    model, photos = inception
+    same_as_with_gradients(model, photos)
+    model.train()
+    norm = model.encoder.backbone.Conv2d_1a_3x3.bn
+    before = norm.running_mean.clone()
+    with torch.no_grad():
+        model.encoder(photos)
+    assert not torch.equal(norm.running_mean, before)
+    same_as_with_gradients(model.eval(), photos)
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_frozen_blocks_are_folded_in_training(inception, monkeypatch, seen_before):
+    """What is learnt above them gets the gradients that it gets without folding; also where a validation, in inference
+    mode, has folded them before."""
+    model, photos = inception
+    blocks = [name for name, _ in model.encoder.backbone.named_children()]
+    model.encoder.freeze(blocks[: blocks.index("Mixed_7c")])
+    model.train()
+    encoder = model.encoder
+    for norm in norms_of(encoder.backbone.Mixed_7c):
+        norm.eval()  # statistics of two photos alone would make large differences of small ones
+    weights = torch.randn(2, 4, model.config.hidden_size, generator=torch.Generator().manual_seed(4))
+    if seen_before:
+        with torch.inference_mode():
+            encoder(photos)
+
+    def gradients():
+        encoder.zero_grad()
+        (weights * encoder(photos)[0]).sum().backward()
+        return {name: weight.grad.clone() for name, weight in encoder.named_parameters() if weight.grad is not None}
+
+    norms = []
+    hooks = [module.register_forward_hook(lambda norm, *_: norms.append(norm)) for module in norms_of(encoder)]
+    folded = gradients()
+    for hook in hooks:
+        hook.remove()
+    assert norms == norms_of(encoder.backbone.Mixed_7c), "the others' were folded"
+    monkeypatch.setattr(inference, "_is_inference", lambda *tensors: False)
+    plain = gradients()
+    assert folded.keys() == plain.keys() == {n for n, weight in encoder.named_parameters() if weight.requires_grad}
+    for name, gradient in plain.items():
+        assert (folded[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
+    assert plain["projection.weight"].any()
+
+
+def norms_of(network):
+    return [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_a_bias_alone_can_be_learnt():
+    """Where weights are frozen, nothing may pass the bias by."""
+    layer = inference.Linear(4, 3)
+    layer.weight.requires_grad_(False)
+    layer(torch.ones(2, 4)).sum().backward()
+    assert layer.bias.grad.tolist() == [2, 2, 2]
+    block = timm.layers.ConvNormAct(3, 4, act_layer=None)
+    inference.fold_batch_norms(block)
+    block.eval().requires_grad_(False)
+    block.bn.bias.requires_grad_(True)
+    block(torch.ones(1, 3, 5, 5)).sum().backward()
+    assert block.bn.bias.grad.tolist() == [25] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "stride": 2},
+        {"groups": 4},
+        {"dilation": 2},
+        {"act_layer": torch.nn.SiLU},
+        {"apply_act": False},
+    ],
+)
+@torch.no_grad()
+def test_folded_blocks_see_what_they_saw(options, dtype):
+    """Whatever their convolution and activation, and however many photos of whatever size come one after another."""
+    generator = torch.Generator().manual_seed(6)
+    block = timm.layers.ConvNormAct(8, 16, **{"kernel_size": 3} | options).eval().to(dtype)
+    for tensor in (block.bn.running_mean, block.bn.running_var.zero_(), block.bn.weight, block.bn.bias):
+        tensor.add_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    folding = copy.deepcopy(block)
+    inference.fold_batch_norms(folding)
+    norms = []
+    folding.bn.register_forward_hook(lambda norm, *_: norms.append(norm))
+    for count, size in ((1, 17), (3, 17), (0, 17), (1, 30), (2, 9)):
+        photos = torch.randn(count, 8, size, size, generator=generator).to(dtype)
+        error = 0.05 if dtype == torch.bfloat16 else 1e-4
+        torch.testing.assert_close(folding(photos), block(photos), rtol=error, atol=error)
+    assert not norms
+
+
+@torch.no_grad()
+def test_networks_with_other_norms_are_left_as_they_are():
+    """Such as timm's regnety_040_sgn, and those in whose name is evos."""
+    block = timm.layers.ConvNormAct(32, 32, norm_layer=timm.layers.GroupNormAct).eval()
+    photos = torch.rand(1, 32, 5, 5)
+    expected = block(photos)
+    inference.fold_batch_norms(block)
+    assert torch.equal(block(photos), expected)
+
+
+@torch.no_grad()
+def test_compiled_exported_and_cast_models_see_the_same(inception):
+    model, photos = inception
+    regions = model.encoder(photos)[0]
+    compiled = torch.compile(model.encoder, backend="eager")(photos)[0]
+    exported = torch.export.export(model.encoder, (photos,), strict=False).module()(photos)[0]
+    torch.testing.assert_close(compiled, regions, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(exported, regions, rtol=1e-4, atol=1e-4)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            torch.testing.assert_close(model.encoder(photos)[0].float(), regions, rtol=0.1, atol=0.1)
+    half = model.to(torch.bfloat16).encoder(photos.bfloat16())[0]
+    torch.testing.assert_close(half.float(), regions, rtol=0.1, atol=0.1)
