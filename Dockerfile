@@ -10,7 +10,7 @@ RUN pip install --no-cache-dir --require-hashes --no-deps -r requirements.lock \
 
 RUN useradd --create-home captioner
 USER captioner
-COPY app.py caption.py ./
+COPY app.py ./
 COPY captioning captioning
 COPY demo demo
 COPY modeling_captioner modeling_captioner

@@ -10,7 +10,8 @@ import signal
 import sys
 import tempfile
 
-from caption import SHIPPED, complain, load_captioner
+from captioning.errors import print_error
+from captioning.loading import SHIPPED, load_captioner
 
 # Gradio and what else is slow to import is imported where it is used, so that --help and wrong usage answer at once.
 
@@ -23,7 +24,7 @@ def main():
         if options.mcp and not importlib.util.find_spec("mcp"):
             raise ValueError("--mcp needs the package mcp; install it with pip install 'gradio[mcp]'.")
         if options.deploy:
-            from train.publish import deploy
+            from publishing.publish import deploy
 
             print(f"Deployed: {deploy(options.deploy, options.model)}")
             return 0
@@ -35,7 +36,7 @@ def main():
             raise ValueError("Agents bring no password: leave out --mcp or --auth.")
         model, processor = load_captioner(options.model, None, "float32")
     except (ValueError, OSError, StrictDataclassError) as error:
-        complain(error)
+        print_error(error)
         return 1
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # asked as soon as Gradio is imported
     with tempfile.TemporaryDirectory(prefix="captioner-") as folder:
@@ -45,7 +46,7 @@ def main():
         try:
             serve(model, processor, options)
         except (ValueError, OSError) as error:  # the port is taken, the host is none of this machine's, no such size
-            complain(error)
+            print_error(error)
             return 1
     return 0
 

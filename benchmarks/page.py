@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from browsing import ARGUMENTS, CHROMIUM, EXAMPLES, PATIENCE, SHIPPED, bring, running_app  # noqa: E402
 
-from caption import load_captioner  # noqa: E402
+from captioning.loading import load_captioner  # noqa: E402
 from demo.answers import SHOWN_SIDE, describe, shown  # noqa: E402
 from modeling_captioner import explain, open_photo  # noqa: E402
 

@@ -30,8 +30,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
-from train.data import captioned_dataset
-from train.features import cached_features
+from train.data import cached_features, captioned_dataset
 from train.settings import Settings
 from train.stages.captions import CaptionedPhotos, Collate, model_inputs
 

@@ -1,5 +1,5 @@
-"""Captions photos without PyTorch: `python examples/caption_onnx.py FOLDER PHOTO ...`, where `python -m train.export
---onnx FOLDER` has written the FOLDER."""
+"""Captions photos without PyTorch: `python examples/caption_onnx.py FOLDER PHOTO ...`, where FOLDER was written by
+`python -m publishing.export --onnx FOLDER`."""
 
 import json
 import sys

@@ -24,7 +24,7 @@ from modeling_captioner import (
     CaptionerForConditionalGeneration,
     CaptionerProcessor,
 )
-from train.vocabulary import make_tokenizer
+from train.data import make_tokenizer
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [

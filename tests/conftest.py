@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor  # noqa: E402
-from train.vocabulary import make_tokenizer  # noqa: E402
+from train.data.vocabulary import make_tokenizer  # noqa: E402
 
 SHIPPED = ROOT / "modeling_captioner"
 SHARED = ROOT.parent / "shared"

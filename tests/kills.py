@@ -23,7 +23,7 @@ import torch  # noqa: E402
 from conftest import COLOURS, SHAPES, drawn_photo  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from caption import load_captioner  # noqa: E402
+from captioning.loading import load_captioner  # noqa: E402
 from train import checkpoints  # noqa: E402
 from train.cli import main as train  # noqa: E402
 

@@ -10,7 +10,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
-from train.export import export_onnx, main
+from publishing.export import export_onnx, main
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")

@@ -19,10 +19,10 @@ import pytest
 from conftest import ROOT, drawn_photo
 from test_training import arguments, caption_folder
 
-from caption import load_captioner
+from captioning.loading import load_captioner
 from train import checkpoints
 from train.cli import main
-from train.features import cached_features
+from train.data import cached_features
 from train.history import History
 from train.stages import Captions
 

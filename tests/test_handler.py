@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import SHIPPED
 
-from train.publish import write_repository
+from publishing.publish import write_repository
 
 BEGINNING = """
 import base64, importlib.util, json, sys

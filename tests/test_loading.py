@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
-from train.publish import write_repository
+from publishing.publish import write_repository
 
 # What a fresh process does with a folder and files of photos; it tells JSON.
 BEGINNING = """

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from test_loading import BEGINNING, captions_here
 from test_training import arguments
 
-from train.publish import write_repository
+from publishing.publish import write_repository
 
 # Runs one command after another, so that a test need not wait for PyTorch: {"program", "arguments", "token"} in each
 # line, [exit status, standard output, standard error] in each answer. The address of the Hub is read at the start.
@@ -346,7 +346,7 @@ def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_cap
     assert len(space.commits) == 2
     assert {path.split("/")[0] for path in space.files()} == {
         *(".gitattributes", "README.md", "LICENSE", "docs", "requirements.txt"),
-        *("app.py", "caption.py", "captioning", "demo", "modeling_captioner"),
+        *("app.py", "captioning", "demo", "modeling_captioner"),
     }
     assert not [path for path in space.files() if "__pycache__" in path]
     header = yaml.safe_load(space.read("README.md").decode().split("---")[1])

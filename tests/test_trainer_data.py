@@ -15,10 +15,10 @@ from test_training import arguments, caption_folder
 from demo.teaching import keep_correction
 from modeling_captioner import open_photo
 from train import checkpoints
-from train import features as features_module
 from train.cli import resolve, run
+from train.data import StreamedPhotos
+from train.data import features as features_module
 from train.settings import Settings
-from train.streaming import StreamedPhotos
 
 
 def history(folder):

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON, written beside its place and renamed into it, so that it is whole or
 absent. No pickle is written or read."""
 
-import contextlib
+import functools
 import json
 import os
 import shutil
@@ -11,8 +11,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from captioning import saving
+
 WHOLE = "complete"  # the file that is written last
 MODEL, BEST = "model.safetensors", "best.safetensors"  # a captioner's weights in its folder, and in a checkpoint
+
+REMEDY = "the last checkpoint is whole. Make room, then go on with --resume_from_checkpoint last."
+writing = functools.partial(saving.writing, remedy=REMEDY)
+save_captioner = functools.partial(saving.save_captioner, remedy=REMEDY)
 
 
 def latest(folder):
@@ -101,25 +107,6 @@ def save(folder, step, modules, optimizer, scheduler, progress, keep=1, best=Non
         remove(old)
 
 
-@contextlib.contextmanager
-def writing(place, part=None):
-    """While `place` is written, by way of the folder `part`, of which nothing is there before or left of a failure.
-
-    Raises `OSError` with one sentence where the disk is full or forbids it.
-    """
-    if part:
-        shutil.rmtree(part, ignore_errors=True)
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if part:
-            shutil.rmtree(part, ignore_errors=True)
-        raise OSError(
-            f"{place} could not be written ({error}); the last checkpoint is whole. Make room, then go on with"
-            " --resume_from_checkpoint last."
-        ) from error
-
-
 def _write(part, modules, optimizer, state):
     for name, module in modules.items():
         save_file({key: value.contiguous() for key, value in module.state_dict().items()}, part / f"{name}.safetensors")
@@ -160,19 +147,3 @@ def _join(tensors, state):
         parameter, name = key.split(".", 1)
         joined.setdefault(int(parameter), {})[name] = value
     return {"state": joined, "param_groups": state["param_groups"]}
-
-
-def save_captioner(model, processor, folder, state_dict=None):
-    """Write a captioner into `folder` so that at every moment the folder loads: each file is whole or the old one.
-
-    Raises `OSError` where it cannot be written.
-    """
-    folder = Path(folder)
-    part = folder / "part"
-    with writing(folder / MODEL, part):
-        part.mkdir(parents=True)
-        model.save_pretrained(part, state_dict=state_dict)
-        processor.save_pretrained(part)
-    for file in part.iterdir():
-        os.replace(file, folder / file.name)
-    part.rmdir()

@@ -15,21 +15,20 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessor
 
-import caption
+from captioning import loading
+from captioning.errors import print_error
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
+from publishing.hub import HubError, open_repository
+from publishing.publish import publish
 
 from . import checkpoints
-from .data import captioned_dataset
+from .data import StreamedPhotos, captioned_dataset, make_tokenizer
 from .encoders import load_encoder_weights
 from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
-from .hub import HubError, open_repository
 from .loop import train
-from .publish import publish
 from .settings import Settings
 from .stages import STAGES
-from .streaming import StreamedPhotos
-from .vocabulary import make_tokenizer
 
 RECIPES = Path(__file__).parent / "recipes"
 MODEL_OPTIONS = [
@@ -58,7 +57,7 @@ def main(arguments=None):
         else:
             run(stages, sys.argv[1:] if arguments is None else arguments)
     except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_error(error)
         sys.exit(1)
 
 
@@ -218,7 +217,7 @@ def make_accelerator(settings, folder):
 
 def load_captioner(source, **options):
     """`options`: of its configuration, in place of what `source` says."""
-    captioner, processor = caption.load_captioner(str(source), "cpu", "float32", **options)
+    captioner, processor = loading.load_captioner(str(source), "cpu", "float32", **options)
     # They lie as in their file, where sums over them may be rounded otherwise than over a new captioner's.
     for tensor in (*captioner.parameters(), *captioner.buffers()):
         tensor.data = tensor.data.clone()

@@ -20,12 +20,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from modeling_captioner import PhotoError, explain
 
 from ..checkpoints import save_captioner
-from ..data import captioned_dataset, names_of, photo_of
+from ..data import StreamedPhotos, cached_features, captioned_dataset, encode, names_of, photo_of
 from ..encoders import trainable_from
-from ..features import cached_features
 from ..metrics import caption_metrics
-from ..streaming import StreamedPhotos
-from ..vocabulary import encode
 
 MAX_WORDS = 40  # longer captions are cut
 KEPT_SHARE = (0.8, 1.0)  # of a photo's width and height in a crop: what a caption names should stay in it

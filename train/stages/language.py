@@ -7,8 +7,7 @@ from torch.utils.data import DataLoader
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..checkpoints import save_captioner
-from ..data import captioned_dataset
-from ..vocabulary import encode
+from ..data import captioned_dataset, encode
 from .captions import MAX_WORDS, mean_loss, padded, word_losses
 
 

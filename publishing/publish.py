@@ -1,28 +1,25 @@
 """Publishing: a trained captioner as a model repository that works by itself, in a folder or on the Hub.
 
 `python -m train --push_only --model runs/captioner --hub_model_id NAME` puts it on the Hub, and so does a training with
-`--push_to_hub`; `python -m train.publish --model runs/captioner --folder DIR` writes it into a folder.
+`--push_to_hub`; `python -m publishing.export --model runs/captioner --folder DIR` writes it into a folder.
 """
 
-import argparse
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-import caption
+from captioning.loading import SHIPPED, load_captioner
+from captioning.saving import save_captioner
 
 from . import hub
 from .card import EXAMPLES, ROOT, add_examples, shipped_card, trained_card
-from .checkpoints import save_captioner
 
-PACKAGE = ROOT / "modeling_captioner"
 OF_TRAINING = {"settings.yaml", "curves.png"}
 # What the page needs of this repository to be a Space, and nothing else.
 ABOUT = ["README.md", "LICENSE", "docs/page.png"]
-PAGE = [*ABOUT, "requirements.txt", "app.py", "caption.py", "captioning", "demo", "modeling_captioner"]
+PAGE = [*ABOUT, "requirements.txt", "app.py", "captioning", "demo", "modeling_captioner"]
 
 
 def publish(source, name, private=False, licence=None):
@@ -40,7 +37,7 @@ def publish(source, name, private=False, licence=None):
         model, processor = write_repository(source, folder)
         name = hub.open_repository(name, private=private)
         copies = {f"examples/{file.name}": file for file in EXAMPLES}
-        if Path(source).resolve() == PACKAGE:
+        if Path(source).resolve() == SHIPPED:
             card = shipped_card(name)
             copies["settings.yaml"] = ROOT / "train" / "recipes" / "shipped.yaml"
         else:
@@ -57,7 +54,7 @@ def deploy(name, source):
     hub.check_login()
     files = {path: file for part in PAGE for path, file in _files(ROOT, part).items()}
     with tempfile.TemporaryDirectory() as folder:
-        if Path(source).resolve() != PACKAGE:
+        if Path(source).resolve() != SHIPPED:
             write_repository(source, folder)
             files |= {f"modeling_captioner/{path}": file for path, file in _files(folder).items()}
         name = hub.open_repository(name, "space", space_sdk="gradio")
@@ -73,12 +70,12 @@ def write_repository(source, folder, dtype=torch.float16):
 
     Returns the model, in float32, and its processor. Raises `ValueError` where `source` is no whole captioner.
     """
-    model, processor = caption.load_captioner(str(source), "cpu", "float32")
+    model, processor = load_captioner(str(source), "cpu", "float32")
     tensors = model.state_dict()
     tensors |= {name: _stored(parameter.data, dtype) for name, parameter in model.named_parameters()}
     save_captioner(model, processor, folder, tensors)
-    if Path(folder).resolve() != PACKAGE:
-        for file in [*PACKAGE.glob("*.py"), *PACKAGE.glob("requirements.txt")]:
+    if Path(folder).resolve() != SHIPPED:
+        for file in [*SHIPPED.glob("*.py"), *SHIPPED.glob("requirements.txt")]:
             shutil.copyfile(file, Path(folder) / file.name)
     return model, processor
 
@@ -95,19 +92,3 @@ def _stored(parameter, dtype):
     """The parameter as `dtype`, or as it is where that cannot hold it."""
     stored = parameter.to(dtype)
     return stored if stored.isfinite().all() else parameter
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m train.publish", description=__doc__)
-    parser.add_argument("--model", required=True, help="Trained captioner: a folder or a name on the Hub.")
-    parser.add_argument("--folder", required=True, help="Folder for the model repository.")
-    options = parser.parse_args(arguments)
-    try:
-        write_repository(options.model, options.folder)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

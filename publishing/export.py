@@ -1,7 +1,8 @@
-"""Exporting: a captioner as ONNX, for places without PyTorch: a phone, a browser, a service in another language.
+"""Exporting a captioner as ONNX, for places without PyTorch (a phone, a browser, a service in another language), or as
+a model repository in a folder.
 
-`python -m train.export --onnx DIR --model runs/captioner`; `examples/caption_onnx.py` runs what it writes. Needs the
-packages onnx and onnxscript.
+`python -m publishing.export --onnx DIR --model runs/captioner`; `examples/caption_onnx.py` runs what it writes. Needs
+the packages onnx and onnxscript.
 """
 
 import argparse
@@ -14,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import caption
+from captioning.errors import print_error
+from captioning.loading import SHIPPED, load_captioner
 from modeling_captioner.modeling_captioner import RnnCache
 
-from .publish import PACKAGE
+from .publish import write_repository
 
 
 class Encoder(nn.Module):
@@ -61,7 +63,7 @@ def export_onnx(source, folder):
     step and the later ones: each takes the states of the one before (`past_key_values.*`). Raises `ValueError` where
     `source` is no whole captioner.
     """
-    model, processor = caption.load_captioner(str(source), "cpu", "float32")
+    model, processor = load_captioner(str(source), "cpu", "float32")
     folder = Path(folder)
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
     _write_settings(model, processor, folder)
@@ -107,20 +109,29 @@ def _write_settings(model, processor, folder):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
-    parser.add_argument("--onnx", required=True, metavar="DIR", help="Folder to write into.")
+    parser = argparse.ArgumentParser(prog="python -m publishing.export", description=__doc__)
     parser.add_argument(
-        "--model", default=str(PACKAGE), help="A folder or a name on the Hub. Default: the shipped captioner."
+        "--model", default=str(SHIPPED), help="A folder or a name on the Hub. Default: the shipped captioner."
     )
+    written = parser.add_mutually_exclusive_group(required=True)
+    written.add_argument("--onnx", metavar="DIR", help="Folder to write it into as ONNX.")
+    written.add_argument("--folder", metavar="DIR", help="Folder to write it into as a model repository.")
     options = parser.parse_args(arguments)
     try:
-        for package in ("onnx", "onnxscript"):
-            if not importlib.util.find_spec(package):
-                raise ValueError(f"--onnx needs the package {package}; install it with pip install onnx onnxscript.")
-        export_onnx(options.model, options.onnx)
+        if options.onnx:
+            check_packages()
+            export_onnx(options.model, options.onnx)
+        else:
+            write_repository(options.model, options.folder)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_error(error)
         sys.exit(1)
+
+
+def check_packages():
+    for package in ("onnx", "onnxscript"):
+        if not importlib.util.find_spec(package):
+            raise ValueError(f"--onnx needs the package {package}; install it with pip install onnx onnxscript.")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from datasets import Dataset, Image
 from datasets.utils.file_utils import xopen
 from torch.utils.data import IterableDataset
 
-from .data import (
+from .dataset import (
     IMAGE_COLUMNS,
     KARPATHY,
     URL_COLUMNS,

@@ -8,8 +8,8 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from .checkpoints import writing
-from .data import paths_of, photo_of
+from ..checkpoints import writing
+from .dataset import paths_of, photo_of
 
 SHARD_BYTES = 2**28  # of a file; an interrupted run has lost no more than one
 

@@ -1,0 +1,11 @@
+"""How a program tells a user of a mistake."""
+
+import re
+import sys
+
+from .outputs import printable
+
+
+def print_error(error):
+    """Print an exception or a message as one line on standard error."""
+    print("error:", printable(re.sub(r"\s*\n\s*", " ", str(error))), file=sys.stderr, flush=True)

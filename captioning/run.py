@@ -1,0 +1,109 @@
+"""The run of `caption.py` through its photos, from options to captions: `run`."""
+
+import functools
+import itertools
+import sys
+
+from .errors import print_error
+from .loading import load_captioner
+from .outputs import CaptionFile, Printed, TextFiles
+from .processes import broadcast_from_main, gather_results, join_processes
+
+# What needs PyTorch, datasets or Matplotlib is imported where it is used: each takes a second or more.
+
+
+def run(options):
+    """Caption the photos that the options of `caption.py` name. Returns the exit status: 1 if any of them fails."""
+    process, processes = join_processes()
+    output = output_for(options, process, processes)
+    photos, total, position, read = (rows_of if options.dataset_name else files_of)(options, output, process)
+    model, processor = load_captioner(options.model, options.device, options.dtype)
+    generation = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens")}
+    generation = {name: value for name, value in generation.items() if value is not None}
+    mine = itertools.islice(photos, process, None, processes)
+    failed, drawn = [], []
+    if options.attention:
+        from .drawing import caption_with_maps, draw
+
+        captions = caption_with_maps(model, processor, mine, read, generation, failed, drawn)
+    else:
+        import torch
+
+        from .pipeline import caption_photos
+
+        batch_size = options.batch_size or (16 * torch.get_num_threads() if model.device.type == "cpu" else 256)
+        # With no more pixels than the encoder sees, 30 of 200 photos got another caption; with twice, 4, or 15 of large
+        # ones (benchmarks/throughput.py --data_dir).
+        side = 2 * max(processor.image_processor.size.height, processor.image_processor.size.width)
+        small = functools.partial(read, side=side)
+        captions = caption_photos(model, processor, mine, small, generation, batch_size, failed)
+    done = 0
+    with progress(options, total and len(range(process, total, processes))) as bar:
+        for batch in captions:
+            output.add([(name, f"{options.prefix}{caption}{options.suffix}", score) for name, caption, score in batch])
+            bar.update(len(batch))
+            done += len(batch)
+    if drawn:
+        draw(drawn, options.attention)
+    failed, done = gather_results(failed, done, processes)
+    if process == 0:
+        output.finish(position, done)
+        return report(failed, done)
+    return 0
+
+
+def output_for(options, process, processes):
+    if options.output:
+        return CaptionFile(options.output, process, processes)
+    if options.txt:
+        return TextFiles()
+    if processes > 1:
+        raise ValueError("Several processes cannot share standard output; give --output FILE or --txt.")
+    return Printed(".jsonl" if options.json else ".tsv")
+
+
+def files_of(options, output, process):
+    """What is to be captioned: pairs (name, source), how many, each name's place in the output, what opens a source."""
+    from .sources import find_photos, read_file
+
+    def find():
+        paths = find_photos(options.photos, options.list, options.recursive)
+        if options.attention:
+            from .drawing import check_drawing
+
+            check_drawing(options.attention, len(paths))
+        if options.output or options.txt:
+            paths = list(dict.fromkeys(paths))
+        return paths, output.begin(paths, options.resume)
+
+    paths, done = broadcast_from_main(find, process)
+    remaining = [path for path in paths if output.name(path) not in done]
+    places = {output.name(path): place for place, path in enumerate(paths)}
+    return zip(remaining, remaining, strict=True), len(remaining), lambda name: places.get(name, len(places)), read_file
+
+
+def rows_of(options, output, process):
+    """As `files_of`, of a data set."""
+    from .sources import read_row, stream_dataset
+
+    rows, total = stream_dataset(options.dataset_name, options.dataset_config_name, options.split, options.image_column)
+    done = broadcast_from_main(lambda: output.begin([], options.resume), process)
+    remaining = (row for row in rows if output.name(row[0]) not in done)
+    return remaining, total and total - len(done), lambda name: int(str(name).rpartition("/")[2]), read_row
+
+
+def progress(options, total):
+    """A bar on the terminal, with photos a second and the time left, unless the captions are shown there."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() and (options.output or options.txt or not sys.stdout.isatty())
+    return tqdm(total=total, unit=" photos", disable=not shown)
+
+
+def report(failed, done):
+    """Name the photos that could not be captioned. Returns the exit status."""
+    for name, error in failed:
+        print_error(error if name in str(error) else f"{name}: {error}")
+    if failed and done + len(failed) > 1:
+        print_error(f"{len(failed)} of {done + len(failed)} photos could not be captioned.")
+    return 1 if failed else 0
