@@ -17,42 +17,45 @@ from captioning.loading import SHIPPED, load_captioner
 
 
 def main():
+    """Open the page, or deploy it. Returns the exit status."""
     options = parse_options()
-    from huggingface_hub.errors import StrictDataclassError
-
     try:
-        if options.mcp and not importlib.util.find_spec("mcp"):
-            raise ValueError("--mcp needs the package mcp; install it with pip install 'gradio[mcp]'.")
         if options.deploy:
             from publishing.publish import deploy
 
             print(f"Deployed: {deploy(options.deploy, options.model)}")
-            return 0
-        if options.corrections:
-            os.makedirs(options.corrections, exist_ok=True)
-        if options.auth and not all(options.auth.partition(":")):
-            raise ValueError("--auth needs a name and a password: NAME:PASSWORD.")
-        if options.auth and options.mcp:  # Gradio (6.31) asks nobody there
-            raise ValueError("Agents bring no password: leave out --mcp or --auth.")
-        model, processor = load_captioner(options.model, None, "float32")
-    except (ValueError, OSError, StrictDataclassError) as error:
+        else:
+            check_options(options)
+            serve(options)
+    except (ValueError, OSError) as error:  # also: the port is taken, the host is none of this machine's, no such size
         print_error(error)
         return 1
+    return 0
+
+
+def check_options(options):
+    if options.mcp and not importlib.util.find_spec("mcp"):
+        raise ValueError("--mcp needs the package mcp; install it with pip install 'gradio[mcp]'.")
+    if options.auth and not all(options.auth.partition(":")):
+        raise ValueError("--auth needs a name and a password: NAME:PASSWORD.")
+    if options.auth and options.mcp:  # Gradio (6.31) asks nobody there
+        raise ValueError("Agents bring no password: leave out --mcp or --auth.")
+
+
+def serve(options):
+    """Open the page, and stay until it is stopped."""
+    if options.corrections:
+        os.makedirs(options.corrections, exist_ok=True)
+    model, processor = load_captioner(options.model, None, "float32")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # asked as soon as Gradio is imported
     with tempfile.TemporaryDirectory(prefix="captioner-") as folder:
         # A folder of the page's own for visitors' files, gone when the page ends.
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        try:
-            serve(model, processor, options)
-        except (ValueError, OSError) as error:  # the port is taken, the host is none of this machine's, no such size
-            print_error(error)
-            return 1
-    return 0
+        launch(model, processor, options)
 
 
-def serve(model, processor, options):
-    """Open the page, and stay until it is stopped."""
+def launch(model, processor, options):
     from demo.guard import fetch_nothing, guards, sweep
     from demo.page import build_page
 

@@ -1,15 +1,18 @@
-"""A training that is killed at random moments, and resumed each time, ends with the weights of an uninterrupted one.
+"""What is killed at random moments with SIGKILL, and started again each time, ends as if nothing had happened.
 
-`python tests/kills.py --kills 50` kills a small run of the trainer with SIGKILL, looks each time whether the output
-folder still loads, and begins another run when one has come to its end. All processes have one thread: sums over
-another number of threads round otherwise.
+`python tests/kills.py train --kills 50` kills a small run of the trainer, which resumes, and begins another run when
+one has come to its end. All must have the weights of an uninterrupted run, and the output folder must always load. All
+processes have one thread: sums over another number of threads round otherwise.
+
+`python tests/kills.py caption --kills 20` kills `caption.py --resume` over many photos. In the end no photo may be
+missing or there twice, each line must be whole, and each caption the one that the captioner knows by heart.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -20,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import datasets  # noqa: E402
 import torch  # noqa: E402
-from conftest import COLOURS, SHAPES, drawn_photo  # noqa: E402
+from conftest import COLOURS, ROOT, SHAPES, drawn_photo, learn_by_heart  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from captioning.loading import load_captioner  # noqa: E402
@@ -46,48 +49,48 @@ OPTIONS = {
 }
 
 
-def draw_set(folder):
-    """An imagefolder of eight drawn photos."""
-    (folder / "train").mkdir(parents=True)
-    rows = []
-    for number, (colour, shape) in enumerate((colour, shape) for colour in COLOURS for shape in SHAPES):
-        photo, caption = drawn_photo(colour, shape)
-        photo.save(folder / "train" / f"{number}.png")
-        rows.append(json.dumps({"file_name": f"{number}.png", "captions": [caption]}) + "\n")
-    (folder / "train" / "metadata.jsonl").write_text("".join(rows))
+def draw_photos(count, folder):
+    """Small photos as files, {path: caption}."""
+    folder.mkdir(parents=True)
+    captions = {}
+    for number in range(count):
+        photo, caption = drawn_photo(COLOURS[number % 4], SHAPES[number // 4 % 2])
+        photo.save(folder / f"{number}.png")
+        captions[str(folder / f"{number}.png")] = caption
+    return captions
 
 
-def start(data, output):
-    """The trainer in a process of its own, forked from this one, which has imported everything. Returns its number."""
-    arguments = [f"--{name}={value}" for name, value in (OPTIONS | {"data_dir": data, "output_dir": output}).items()]
-    process = os.fork()
-    if not process:
-        log = os.open(f"{output}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        datasets.config.HF_DATASETS_CACHE = f"{output}.cache"  # the preparation of the data may be killed as well
-        status = 1
-        try:
-            train(arguments)
-            status = 0
-        finally:
-            os._exit(status)
+def start(function, *arguments):
+    """Call the function in a process forked from this one, which has imported everything already."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
     return process
 
 
-def kill_after(process, seconds):
-    """Whether the process was killed; False where it had ended by then. Raises `RuntimeError` where it failed."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            if status:
-                raise RuntimeError(f"The trainer ended with {status}; see its log.")
+def kill_when(process, reached):
+    """Whether the process was killed when `reached()`; False where it had ended by then. Fails where it failed."""
+    while not reached():
+        if process.exitcode is not None:
+            assert process.exitcode == 0, f"It ended with {process.exitcode}; see its log."
             return False
-        time.sleep(0.002)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+        time.sleep(0.001)
+    process.kill()
+    process.join()
     return True
+
+
+def run_trainer(data, output):
+    log = os.open(f"{output}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    datasets.config.HF_DATASETS_CACHE = f"{output}.cache"  # the preparation of the data may be killed as well
+    train([f"--{name}={value}" for name, value in (OPTIONS | {"data_dir": data, "output_dir": output}).items()])
+
+
+def passed(seconds):
+    """A function that tells whether so much time has passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
 
 
 def check_loads(output, loaded):
@@ -114,35 +117,68 @@ def assert_equal_runs(whole, cut):
     assert (whole / "history.jsonl").read_text() == (cut / "history.jsonl").read_text()
 
 
-def try_kills(kills, folder, seed=0):
-    """Kill training `kills` times. Returns in how many runs, and how many times the output folder was loaded."""
-    chance = random.Random(seed)
+def kill_training(options, folder):
+    chance = random.Random(options.seed)
     data, whole = folder / "data", folder / "whole"
-    draw_set(data)
+    captions = draw_photos(8, data / "train")
+    rows = [json.dumps({"file_name": Path(path).name, "captions": [caption]}) for path, caption in captions.items()]
+    (data / "train" / "metadata.jsonl").write_text("\n".join(rows))
     begun = time.monotonic()
-    kill_after(start(data, whole), float("inf"))
+    kill_when(start(run_trainer, data, whole), passed(float("inf")))
     duration = time.monotonic() - begun
     killed, runs, loads = 0, 0, 0
-    while killed < kills:
+    while killed < options.kills:
         runs, loaded = runs + 1, False
         cut = folder / f"cut-{runs}"
         # When enough are killed, the last run ends undisturbed.
-        while kill_after(start(data, cut), chance.uniform(0, duration / 2) if killed < kills else float("inf")):
+        while kill_when(
+            start(run_trainer, data, cut),
+            passed(chance.uniform(0, duration / 2) if killed < options.kills else float("inf")),
+        ):
             killed += 1
             loaded = check_loads(cut, loaded)
             loads += loaded
         assert_equal_runs(whole, cut)
-    return runs, loads
+    print(f"{killed} kills in {runs} runs: all ended with the same weights; the folder loaded {loads} times")
+
+
+def lines_written(output, count):
+    """A function that tells whether so many more whole lines are written since now."""
+
+    def lines():
+        return output.read_bytes().count(b"\n") if output.exists() else 0
+
+    wanted = lines() + count
+    return lambda: lines() >= wanted
+
+
+def kill_captioning(options, folder):
+    chance = random.Random(options.seed)
+    learn_by_heart(folder / "model")
+    captions = draw_photos(options.photos, folder / "photos")
+    output, killed = folder / "captions.jsonl", 0
+    # Few photos at once, so that it may be killed between many lines.
+    command = [sys.executable, ROOT / "caption.py", folder / "photos", "--model", folder / "model"]
+    command = [*map(str, command), "--output", str(output), "--resume", "--batch_size", "4"]
+    most = max(1, 2 * options.photos // options.kills - 4)  # which needs about `kills` of them for all photos
+    while kill_when(start(os.execv, sys.executable, command), lines_written(output, chance.randint(1, most))):
+        killed += 1
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert output.read_bytes().endswith(b"\n")
+    assert len(rows) == options.photos
+    assert {row["file"]: row["caption"] for row in rows} == captions
+    print(f"{options.photos} photos, {killed} kills: each captioned once, no half line, no wrong caption")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", choices=["train", "caption"])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--photos", type=int, default=500, help="for caption")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs, loads = try_kills(options.kills, Path(folder), options.seed)
-    print(f"{options.kills} kills in {runs} runs: all ended with the same weights; the folder loaded {loads} times")
+        {"train": kill_training, "caption": kill_captioning}[options.program](options, Path(folder))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def running(photo_set, tmp_path):
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights():
-    command = [sys.executable, ROOT / "tests" / "kills.py", "--kills", "3"]
+    command = [sys.executable, ROOT / "tests" / "kills.py", "train", "--kills", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert "all ended with the same weights" in done.stdout
@@ -356,7 +356,7 @@ def test_a_damaged_checkpoint_is_named(drawn_set, tmp_path, refused):
 
 
 def test_captioning_killed_at_random_moments_captions_each_photo_once():
-    command = [sys.executable, ROOT / "tests" / "caption_kills.py", "--photos", "60", "--kills", "2"]
+    command = [sys.executable, ROOT / "tests" / "kills.py", "caption", "--photos", "60", "--kills", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert "each captioned once" in done.stdout

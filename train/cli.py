@@ -31,19 +31,13 @@ from .settings import Settings
 from .stages import STAGES
 
 RECIPES = Path(__file__).parent / "recipes"
+# Settings that are fields of the model's configuration too.
 MODEL_OPTIONS = [
-    "encoder_name",
-    "image_size",
-    "rnn_type",
-    "num_layers",
-    "hidden_size",
-    "embedding_size",
-    "attention_type",
-    "num_attention_heads",
+    field.name for field in dataclasses.fields(Settings) if field.name in CaptionerConfig.__dataclass_fields__
 ]
+TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]  # those that a trained model may change
 PATIENCE = timedelta(hours=12)  # of a process for the others, which may be looking through all photos
 RUN_OPTIONS = ["model", "output_dir", "mixed_precision", "report_to"]  # one for all stages
-TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]
 
 
 def main(arguments=None):
@@ -234,7 +228,7 @@ def new_captioner(settings):
     size = {"height": settings.image_size, "width": settings.image_size}
     images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     config = CaptionerConfig(
-        vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS + TRAINING_OPTIONS}
+        vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS}
     )
     captioner = CaptionerForConditionalGeneration(config)
     captioner.generation_config = GenerationConfig(
