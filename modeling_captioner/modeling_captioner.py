@@ -61,9 +61,12 @@ class CaptionerEncoder(nn.Module):
         """(batch, regions, channels) to (batch, regions, hidden)."""
         return self.projection(self.norm(features))
 
-    def freeze(self, blocks):
-        """Keep these blocks (names of the network's children) as they are in training."""
-        self.frozen_blocks = blocks
+    def freeze(self, blocks, batch_norms=False):
+        """Keep these blocks (names of the network's children) as they are in training.
+
+        With `batch_norms` those of the other blocks keep their statistics too, while their scales are trained.
+        """
+        self.frozen_blocks, self.frozen_batch_norms = blocks, batch_norms
         self.backbone.requires_grad_(not blocks)
         for name, block in self.backbone.named_children():
             block.requires_grad_(name not in blocks)
@@ -73,6 +76,10 @@ class CaptionerEncoder(nn.Module):
         super().train(mode)
         for name in self.frozen_blocks:
             getattr(self.backbone, name).eval()
+        if self.frozen_batch_norms:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
 

@@ -5,19 +5,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
-def trainable_from(encoder, block):
+def trainable_from(encoder, block, freeze_batch_norm=False):
     """Let the encoder's network learn from `block` on.
 
     Args:
         encoder: a `CaptionerEncoder`.
         block: name of a child of the timm network, such as "Mixed_7a"; "all"; or None for a frozen encoder.
+        freeze_batch_norm: batch norms of the trained blocks keep their statistics, as those of frozen blocks do.
 
-    Batch norms keep the statistics that they have in the blocks before. Raises `ValueError` for an unknown block.
+    Raises `ValueError` for an unknown block.
     """
     blocks = [name for name, _ in encoder.backbone.named_children()]
     if block not in (None, "all", *blocks):
         raise ValueError(f"encoder_trainable_from={block!r} is no block of the encoder: {', '.join(blocks)}.")
-    encoder.freeze(blocks if block is None else blocks[: 0 if block == "all" else blocks.index(block)])
+    encoder.freeze(blocks if block is None else blocks[: 0 if block == "all" else blocks.index(block)], freeze_batch_norm)
 
 
 def load_encoder_weights(encoder, name, source):

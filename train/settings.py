@@ -94,6 +94,7 @@ class Settings:
     encoder_trainable_from: str | None = option(
         None, "Train the encoder from this block on (e.g. Mixed_7a; 'all' for the whole). Default: frozen."
     )
+    freeze_batch_norm: bool = option(True, "Batch norms of the encoder's trained blocks keep their statistics.")
     optim: str = option("adamw", "sgd, adadelta, rmsprop, adam, adamax, nadam, amsgrad or adamw.")
     weight_decay: float = option(0.01, "Weight decay.")
     lr_scheduler_type: str = option("cosine", "constant, linear or cosine, each after a warm-up.")
@@ -120,6 +121,10 @@ class Settings:
     # distil
     teacher_name: str = option("tf_efficientnet_lite2", "timm architecture that teaches.")
     teacher_weights: str | None = option(None, "Its weights: a file. Default: timm's pretrained ones from the Hub.")
+    distil_block: str | None = option(
+        None,
+        "Frozen block of the encoder whose map the last map should keep, in place of the teacher's map (e.g. Mixed_7a).",
+    )
     distil_image_size: int | None = option(None, "Side of the crop that the student sees. Default: image_size.")
     mixup_alpha: float = option(0.2, "Photos are mixed with a share drawn from Beta(alpha, alpha); 0 is none.")
 

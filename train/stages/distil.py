@@ -1,7 +1,8 @@
 """The stage `distil`: the encoder learns to see as a timm teacher sees, on photos without captions.
 
 After "Knowledge distillation: A good teacher is patient and consistent" (Beyer et al. 2022): student and teacher get
-the same crop, crops are strong, photos are mixed, and the schedule is long.
+the same crop, crops are strong, photos are mixed, and the schedule is long. With `distil_block` the last feature map
+learns to keep what the map of an earlier, frozen block knows, and the teacher gives its classes alone.
 """
 
 import random
@@ -53,16 +54,39 @@ class Crops(TorchDataset):
 
 
 class Distiller(nn.Module):
-    """The student encoder, with a linear map to the teacher's channels that is thrown away afterwards."""
+    """The student encoder, with linear heads to what it should predict; they are discarded after training.
 
-    def __init__(self, encoder, channels):
+    Args:
+        encoder: a `CaptionerEncoder`.
+        channels: the teacher's.
+        block: name of a frozen block of the encoder whose map is to be predicted as well, or None.
+    """
+
+    def __init__(self, encoder, channels, block=None):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.block = encoder, block
         self.to_teacher = nn.Linear(encoder.backbone.num_features, channels)
+        if block:
+            getattr(encoder.backbone, block).register_forward_hook(self._keep_map)
+            size = encoder.backbone.default_cfg["input_size"]
+            with torch.no_grad():
+                encoder.eval().features(torch.zeros(1, *size, device=next(encoder.parameters()).device))
+            self.to_block = nn.Linear(encoder.backbone.num_features, self.block_map.shape[1])
+
+    def _keep_map(self, block, inputs, output):
+        self.block_map = output.detach()  # (batch, channels, side, side)
 
     def forward(self, pixel_values):
-        """Predicted teacher regions, (batch, student's regions, teacher's channels)."""
-        return self.to_teacher(self.encoder.features(pixel_values))
+        """The last feature map's regions, (batch, regions, channels)."""
+        return self.encoder.features(pixel_values)
+
+
+def check_block(encoder, block):
+    """Raises `ValueError` for a block that the encoder lacks or that is trained: its map has to stay as it is."""
+    if block and block not in encoder.frozen_blocks:
+        raise ValueError(
+            f"distil_block={block!r} is not a frozen block of the encoder: {', '.join(encoder.frozen_blocks) or 'none'}."
+        )
 
 
 class Distil:
@@ -71,10 +95,11 @@ class Distil:
         self.teacher = load_teacher(settings.teacher_name, settings.teacher_weights).to(device)
         self.teacher_data = timm.data.resolve_model_data_config(self.teacher)
         self.size = settings.distil_image_size or settings.image_size
-        trainable_from(captioner.encoder, settings.encoder_trainable_from)
+        trainable_from(captioner.encoder, settings.encoder_trainable_from, settings.freeze_batch_norm)
+        check_block(captioner.encoder, settings.distil_block)
         captioner.encoder.norm.requires_grad_(False)
         captioner.encoder.projection.requires_grad_(False)
-        self.model = Distiller(captioner.encoder, self.teacher.num_features)
+        self.model = Distiller(captioner.encoder.to(device), self.teacher.num_features, settings.distil_block)
         photos = unlabelled_photos(settings).shuffle(seed=settings.seed)
         held_out = min(VALIDATION_PHOTOS, len(photos) // 10)
         photos, self.validation = photos.select(range(held_out, len(photos))), photos.select(range(held_out))
@@ -98,7 +123,10 @@ class Distil:
         encoder = [parameter for parameter in model.encoder.backbone.parameters() if parameter.requires_grad]
         return [
             {"params": encoder, "lr": self.settings.encoder_learning_rate},
-            {"params": list(model.to_teacher.parameters()), "lr": self.settings.learning_rate},
+            {
+                "params": [value for name, value in model.named_parameters() if name.startswith("to_")],
+                "lr": self.settings.learning_rate,
+            },
         ]
 
     def loss(self, model, batch):
@@ -113,7 +141,7 @@ class Distil:
         return [names[number] for number in batch[0].tolist()]
 
     def _distance(self, model, photos):
-        """How far the student's regions, their mean and its classes are from the teacher's, for the same pixels.
+        """How far the student is from the teacher, and from its own earlier block, for the same pixels.
 
         Args:
             photos: (batch, 3, size, size), float in [0, 1].
@@ -127,23 +155,20 @@ class Distil:
             "std": self.processor.image_processor.image_std,
         }
         regions = model(pixels_for(photos, student_data))  # (batch, regions, channels)
-        side = round(regions.shape[1] ** 0.5)
-        target = F.interpolate(maps, (side, side), mode="bilinear").flatten(2).transpose(1, 2)
-        spread = target.var(dim=(0, 1)) + 1e-3  # so that every channel counts alike
-        pooled, target_pooled = regions.mean(1), maps.mean((2, 3))
-        spread_pooled = target_pooled.var(dim=0) + 1e-4
+        pooled = model.to_teacher(regions.mean(1))
         predicted = self.teacher.get_classifier()(pooled)
-        return (
-            ((regions - target) ** 2 / spread).mean()
-            + ((pooled - target_pooled) ** 2 / spread_pooled).mean()
-            + TEMPERATURE**2
-            * F.kl_div(
-                (predicted / TEMPERATURE).log_softmax(-1),
-                (classes / TEMPERATURE).log_softmax(-1),
-                log_target=True,
-                reduction="batchmean",
-            )
+        distance = TEMPERATURE**2 * F.kl_div(
+            (predicted / TEMPERATURE).log_softmax(-1),
+            (classes / TEMPERATURE).log_softmax(-1),
+            log_target=True,
+            reduction="batchmean",
         )
+        if model.block:
+            return distance + map_distance(model.to_block(regions), model.block_map)
+        target_pooled = maps.mean((2, 3))
+        spread = target_pooled.var(dim=0) + 1e-4
+        distance = distance + ((pooled - target_pooled) ** 2 / spread).mean()
+        return distance + map_distance(model.to_teacher(regions), maps)
 
     def judge(self, model, batch):
         distance = self._distance(model, batch[1].float() / 255).item()
@@ -172,6 +197,18 @@ class Distil:
     def save(self, model, folder):
         tensors = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
         save_captioner(self.captioner, self.processor, folder, self.captioner.state_dict() | tensors)
+
+
+def map_distance(predicted, maps):
+    """Mean squared error in units of each channel's variance, so that every channel counts alike.
+
+    Args:
+        predicted: (batch, regions, channels), of a square of regions.
+        maps: (batch, channels, side, side), resized to that square.
+    """
+    side = round(predicted.shape[1] ** 0.5)
+    target = F.interpolate(maps.float(), (side, side), mode="bilinear").flatten(2).transpose(1, 2)
+    return ((predicted - target) ** 2 / (target.var(dim=(0, 1)) + 1e-3)).mean()
 
 
 def pixels_for(photos, data):
