@@ -30,9 +30,9 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
-from train.data import cached_features, captioned_dataset
+from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset
 from train.settings import Settings
-from train.stages.captions import CaptionedPhotos, Collate, model_inputs
+from train.stages.captions import model_inputs
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"hidden_size": 512, "embedding_size": 300, "vocab_size": 3000}

@@ -64,6 +64,27 @@ def go_back(place, output_dir):
             remove(later)
 
 
+def ingredients(folder):
+    """The weights' files of the whole checkpoints in `folder`, the best validated first."""
+    scores = {}
+    for mark in folder.glob(f"step-*/{WHOLE}"):
+        score = json.loads((mark.parent / "state.json").read_text())["progress"].get("score")
+        if score is not None:
+            average = mark.with_name("average.safetensors")
+            scores[average if average.exists() else mark.with_name(MODEL)] = score
+    return sorted(scores, key=scores.get, reverse=True)
+
+
+def load_average(model, files):
+    """Give a model the mean of the weights in some files; what is no floating-point number comes from the first."""
+    states = [load_file(file) for file in files]
+    mean = {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
+    model.load_state_dict({name.removeprefix("module."): value for name, value in mean.items()}, strict=False)
+
+
 def remove(folder):
     """Delete a checkpoint, or a folder of some. Marks go first: what is half deleted must not count as whole."""
     for mark in list(folder.rglob(WHOLE)):

@@ -22,7 +22,7 @@ from publishing.hub import HubError, open_repository
 from publishing.publish import publish
 
 from . import checkpoints
-from .data import StreamedPhotos, captioned_dataset, make_tokenizer
+from .data import StreamedPhotos, captioned_dataset, label_frames, labelled_dataset, make_tokenizer, read_captions
 from .encoders import load_encoder_weights
 from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
@@ -218,13 +218,26 @@ def load_captioner(source, **options):
     return captioner, processor
 
 
-def new_captioner(settings):
-    """A captioner with fresh weights, and its processor with the vocabulary of the training captions."""
+def vocabulary_texts(settings):
+    """The training captions, those of `captions_file` that are not among them, and each label often enough to count."""
     if settings.streaming:
         captions = (row["captions"] for row in StreamedPhotos(settings, "train"))
     else:
         captions = captioned_dataset(settings, ["train"], photos=False)["train"]["captions"]
-    tokenizer = make_tokenizer((text for texts in captions for text in texts), settings.min_word_count)
+    seen = set()
+    for texts in captions:
+        seen.update(texts)
+        yield from texts
+    if settings.captions_file:
+        yield from (text for text in read_captions(settings.captions_file) if text not in seen)
+    if settings.labelled_photos:
+        labels = set(labelled_dataset(settings.labelled_photos)["label"])
+        yield from (frame for label in sorted(labels) for frame in label_frames(label) * settings.min_word_count)
+
+
+def new_captioner(settings):
+    """A captioner with fresh weights, and its processor with the vocabulary of what it is to learn from."""
+    tokenizer = make_tokenizer(vocabulary_texts(settings), settings.min_word_count)
     size = {"height": settings.image_size, "width": settings.image_size}
     images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     config = CaptionerConfig(

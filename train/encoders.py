@@ -18,7 +18,8 @@ def trainable_from(encoder, block, freeze_batch_norm=False):
     blocks = [name for name, _ in encoder.backbone.named_children()]
     if block not in (None, "all", *blocks):
         raise ValueError(f"encoder_trainable_from={block!r} is no block of the encoder: {', '.join(blocks)}.")
-    encoder.freeze(blocks if block is None else blocks[: 0 if block == "all" else blocks.index(block)], freeze_batch_norm)
+    first = {None: len(blocks), "all": 0}.get(block)
+    encoder.freeze(blocks[: blocks.index(block) if first is None else first], freeze_batch_norm)
 
 
 def load_encoder_weights(encoder, name, source):

@@ -121,6 +121,9 @@ class Training:
     def run(self):
         progress, shown = self.progress, self.accelerator.is_local_main_process
         self.bar = tqdm(total=self.total, initial=progress["step"], desc=self.history.stage, disable=not shown)
+        if self.settings.eval_on_start and progress["step"] == 0:
+            self._validate()
+            self._checkpoint()
         while not self._done():
             self.loader.set_epoch(progress["epoch"])
             self.model.train()
@@ -135,6 +138,8 @@ class Training:
                         break
             else:
                 progress["epoch"], progress["batch"] = progress["epoch"] + 1, 0
+        if self.settings.soup:
+            self._cook()
         self.bar.close()
 
     def _done(self):
@@ -205,34 +210,67 @@ class Training:
         validated = step == self.total or (step % settings.eval_steps == 0 if settings.eval_steps else ended)
         if validated:
             self._validate()
-        if (validated or step % settings.checkpointing_steps == 0) and self.accelerator.is_main_process:
+        if validated or step % settings.checkpointing_steps == 0:
+            self._checkpoint()
+
+    def _checkpoint(self):
+        if self.accelerator.is_main_process:
             checkpoints.save(
                 self.folder / "checkpoints" / self.history.stage,
-                step,
+                self.progress["step"],
                 self.modules,
                 self.optimizer.optimizer,
                 self.scheduler,
-                progress,
-                keep=settings.checkpoints_total_limit,
+                self.progress,
+                keep=self.settings.checkpoints_total_limit,
                 best=self.folder / checkpoints.MODEL,
             )
 
     def _validate(self):
         """Keep the model if it is the best so far."""
+        progress = self.progress
+        progress["score"] = self._score(self._kept_model())
+        progress["worse"] = 0 if progress["score"] == progress["best"] else progress["worse"] + 1
+        self.model.train()
+
+    def _kept_model(self):
+        return self.modules["average"].module if "average" in self.modules else self.stage.model
+
+    def _score(self, model):
+        """Validate a model, and write it into the folder if its score is the best so far. Returns the score."""
         progress, stage = self.progress, self.stage
-        model = self.modules["average"].module if "average" in self.modules else stage.model
         model.eval()
         judged = evaluate(stage, model, self.validation)
+        score = None
         if self.accelerator.is_main_process:
             numbers = stage.score(model, judged)
             self.history.validation(progress["step"], numbers, stage.examples(model))
-            better = numbers["score"] > progress["best"]
-            progress["worse"] = 0 if better else progress["worse"] + 1
-            if better:
-                progress["best"] = numbers["score"]
+            score = numbers["score"]
+            if score > progress["best"]:
                 stage.save(model, self.folder)
-        (progress["worse"],) = broadcast_object_list([progress["worse"]])
-        self.model.train()
+        (score,) = broadcast_object_list([score])
+        progress["best"] = max(progress["best"], score)
+        return score
+
+    def _cook(self):
+        """Average the kept checkpoints' weights, and keep the average if it validates better ("Model soups", Wortsman
+        et al. 2022): all of them, or greedily each that makes the average better, from the best one on."""
+        self.accelerator.wait_for_everyone()
+        model, best = self._kept_model(), self.progress["best"]
+        pot = []
+        for ingredient in checkpoints.ingredients(self.folder / "checkpoints" / self.history.stage):
+            pot.append(ingredient)
+            if self.settings.soup == "uniform" or len(pot) == 1:
+                continue
+            checkpoints.load_average(model, pot)
+            score = self._score(model)
+            if score > best:
+                best = score
+            else:
+                pot.pop()
+        if self.settings.soup == "uniform":
+            checkpoints.load_average(model, pot)
+            self._score(model)
 
 
 @torch.inference_mode()

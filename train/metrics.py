@@ -81,8 +81,13 @@ class CiderReward:
     of a phrase ("a man on a") loses nothing, and self-critical training learns to stop there.
     """
 
-    def __init__(self, corpus):
-        """`corpus`: for each photo the captions of people."""
+    def __init__(self, corpus, bleu_weight=0.0):
+        """
+        Args:
+            corpus: for each photo the captions of people.
+            bleu_weight: of the caption's own BLEU-4 (from 0 to 1), which is added.
+        """
+        self.bleu_weight = bleu_weight
         self.frequencies = Counter(
             ngram for texts in corpus for ngram in set().union(*(_ngrams(text) for text in texts))
         )
@@ -96,9 +101,13 @@ class CiderReward:
             captions: list of strings.
             references: for each of them what people said, list of lists of strings.
 
-        Returns an array (captions,), float64, from 0 to 10.
+        Returns an array (captions,), float64, from 0 to 10 and `bleu_weight`.
         """
-        return np.array([self._score(caption, people) for caption, people in zip(captions, references, strict=True)])
+        scores = np.array([self._score(caption, people) for caption, people in zip(captions, references, strict=True)])
+        if self.bleu_weight:
+            _, each = Bleu(NGRAM).compute_score(*_tokenized(references, captions), verbose=0)
+            scores += self.bleu_weight * np.array(each[-1])
+        return scores
 
     def _score(self, caption, people):
         vector, norms, length = self._vector(caption)

@@ -38,7 +38,15 @@ class Settings:
     data_dir: str | None = option(None, "Captioned data set on disk: parquet, imagefolder or COCO's layout.")
     image_column: str | None = option(None, "Column of the photos, where it is not recognised.")
     caption_column: str | None = option(None, "Column of the captions, where it is not recognised.")
-    captions_file: str | None = option(None, "Text file with a caption a line, for the stage language.")
+    captions_file: str | None = option(
+        None, "Text file with a caption a line, for the stage language, the vocabulary and labelled photos."
+    )
+    labelled_photos: list[str] = option(
+        [],
+        "Folders of photos with a class label and no caption (imagefolders, or parquet with the columns image and"
+        " label), from which the stage captions learns names. A tenth of them is kept for validation.",
+    )
+    labelled_share: float = option(0.25, "Share of labelled photos among those of an epoch.")
     photo_dirs: list[str] = option(
         [], "Folders of photos without captions (parquet or pictures), for the stage distil."
     )
@@ -106,6 +114,14 @@ class Settings:
     mixed_precision: str | None = option(
         None, "no, fp16 or bf16 (which newer CPUs have too). Default: what accelerate launch says, else no."
     )
+    eval_on_start: bool = option(
+        False, "Validate before the first step, too; a stage then ends no worse than it began."
+    )
+    soup: str | None = option(
+        None,
+        "Average the weights of the stage's kept checkpoints at its end, uniform or greedy (Wortsman et al. 2022), and"
+        " keep the average if it validates better; checkpoints_total_limit says how many there are.",
+    )
     eval_steps: int | None = option(None, "Validate every so many steps. Default: after each epoch.")
     checkpointing_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
     checkpoints_total_limit: int = option(1, "Keep so many checkpoints of a stage.")
@@ -123,12 +139,14 @@ class Settings:
     teacher_weights: str | None = option(None, "Its weights: a file. Default: timm's pretrained ones from the Hub.")
     distil_block: str | None = option(
         None,
-        "Frozen block of the encoder whose map the last map should keep, in place of the teacher's map (e.g. Mixed_7a).",
+        "Frozen block whose map the last map should keep, in place of learning the teacher's map (e.g. Mixed_7a).",
     )
     distil_image_size: int | None = option(None, "Side of the crop that the student sees. Default: image_size.")
     mixup_alpha: float = option(0.2, "Photos are mixed with a share drawn from Beta(alpha, alpha); 0 is none.")
 
     # self_critical
+    cross_entropy_weight: float = option(0.0, "Weight of the cross-entropy of the reference captions in the loss.")
+    bleu_weight: float = option(0.0, "Weight of the sentence's BLEU-4 in the reward, beside CIDEr-D.")
     sampled_captions: int = option(5, "Captions sampled for each photo.")
     baseline: str = option(
         "mean", "Reward to beat: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017)."

@@ -234,3 +234,11 @@ def paths_of(photos):
 def names_of(photos):
     """A name for each photo, to tell people of it: its file's, or its number in the set."""
     return [path.rpartition("/")[2] if path else str(number) for number, path in enumerate(paths_of(photos))]
+
+
+def read_captions(file):
+    """The lines of a text file, one caption each. Raises `ValueError` where there are none."""
+    captions = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not captions:
+        raise ValueError(f"captions_file={file!r} is empty; it should have a caption a line.")
+    return captions

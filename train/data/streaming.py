@@ -23,7 +23,7 @@ BUFFER = 1000  # photos among which the next one is drawn
 
 
 class StreamedPhotos(IterableDataset):
-    """The photos of a split as they arrive, {"photo": number, "name", "image", "captions", "epoch"}, not yet tried.
+    """The photos of a split as they arrive, not yet tried: {"photo": number, "name", "image", "captions", "label", "epoch"}.
 
     The split "train" comes in an order that the seed and the epoch decide, as far as the buffer reaches. Where the set
     has no split for validation, a share of the photos is kept for it, chosen by their hashes, so that the same ones are
@@ -84,7 +84,8 @@ class StreamedPhotos(IterableDataset):
             image = self._image(row[self.image])
             name = ((image or {}).get("path") or str(number)).rpartition("/")[2]
             captions = self._captions(row)
-            yield {"photo": number, "name": name, "image": image, "captions": captions, "epoch": self.epoch}
+            row = {"photo": number, "name": name, "image": image, "captions": captions}
+            yield row | {"label": None, "epoch": self.epoch}
 
     def _image(self, cell):
         if self.image in URL_COLUMNS:

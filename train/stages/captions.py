@@ -4,116 +4,34 @@ fine-tuned from a block on."""
 import contextlib
 import functools
 import itertools
-import logging
-import random
-import re
 from pathlib import Path
 
-import torch
-from PIL import Image
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import ConcatDataset, DataLoader
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_captioner import PhotoError, explain
 
 from ..checkpoints import save_captioner
-from ..data import StreamedPhotos, cached_features, captioned_dataset, encode, names_of, photo_of
+from ..data import (
+    CaptionedPhotos,
+    Collate,
+    LabelledPhotos,
+    LabelSentences,
+    StreamedPhotos,
+    cached_features,
+    captioned_dataset,
+    held_out_split,
+    labelled_dataset,
+    names_it,
+    names_of_label,
+    photo_of,
+    read_captions,
+)
 from ..encoders import trainable_from
 from ..metrics import caption_metrics
 
-MAX_WORDS = 40  # longer captions are cut
-KEPT_SHARE = (0.8, 1.0)  # of a photo's width and height in a crop: what a caption names should stay in it
-SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 EXAMPLES = 4  # validation photos that are drawn at each validation
-TRIED = 100  # photos of a stream before their broken share counts
-logger = logging.getLogger(__name__)
-
-
-class CaptionedPhotos(TorchDataset):
-    """A split as rows {"photo": number, "name", "captions", "epoch", "image" or "region_features"}."""
-
-    def __init__(self, photos, features=None):
-        self.photos, self.features, self.epoch = photos, features, 0
-        self.captions, self.names = photos["captions"][:], names_of(photos)
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __len__(self):
-        return len(self.photos)
-
-    def __getitem__(self, index):
-        row = {"photo": index, "name": self.names[index], "captions": self.captions[index], "epoch": self.epoch}
-        if self.features is None:
-            return row | {"image": self.photos[index]["image"]}
-        return row | {"region_features": torch.from_numpy(self.features[index].astype("float32"))}
-
-
-class Collate:
-    """Rows to a batch: photos (or features) stacked, the same number of captions of each as labels.
-
-    With a seed (in training) photos are cropped a little and mirrored; the same seed, epoch and photo give the same
-    again. A broken photo of a stream, which nobody has tried before, stays as a grey one without a caption. Raises
-    `PhotoError` for any other, and `ValueError` where more than `max_broken_fraction` are broken.
-    """
-
-    def __init__(self, processor, settings, seed=None):
-        self.processor, self.settings, self.seed = processor, settings, seed
-        self.seen, self.broken = 0, 0
-
-    def __call__(self, rows):
-        batch = {name: [row[name] for row in rows] for name in ("name", "captions")}
-        batch["photo"] = torch.tensor([row["photo"] for row in rows])
-        labels = [self._labels(row["captions"]) for row in rows]
-        if "region_features" in rows[0]:
-            batch["region_features"] = torch.stack([row["region_features"] for row in rows])
-        else:
-            photos = [self._photo(row) for row in rows]
-            labels = [ids if photo else [[-100]] * len(ids) for photo, ids in zip(photos, labels, strict=True)]
-            photos = [photo or Image.new("RGB", (8, 8)) for photo in photos]
-            batch["pixel_values"] = self.processor(images=photos, return_tensors="pt").pixel_values
-        return batch | {"labels": padded([ids for some in labels for ids in some])}
-
-    def _labels(self, captions):
-        captions = itertools.islice(itertools.cycle(captions), self.settings.captions_per_photo)
-        return encode(self.processor.tokenizer, list(captions), MAX_WORDS)
-
-    def _photo(self, row):
-        """The photo; None in place of a broken one."""
-        self.seen += 1
-        try:
-            photo = photo_of(row)
-        except PhotoError as error:
-            if not self.settings.streaming:
-                raise
-            self.broken += 1
-            logger.warning("Skipped: %s", error)
-            if self.broken > self.settings.max_broken_fraction * max(self.seen, TRIED):
-                raise ValueError(
-                    f"{self.broken} of the stream's first {self.seen} photos are broken, more than max_broken_fraction="
-                    f"{self.settings.max_broken_fraction} allows; the last: {error}"
-                ) from error
-            return None
-        if self.seed is None:
-            return photo
-        return augmented(photo, row["captions"], random.Random(f"{self.seed} {row['epoch']} {row['photo']}"))
-
-
-def augmented(photo, captions, chance):
-    """A photo changed as its captions survive it: cropped a little, mirrored unless somebody says left or right."""
-    width, height = (side * chance.uniform(*KEPT_SHARE) for side in photo.size)
-    left, top = chance.uniform(0, photo.width - width), chance.uniform(0, photo.height - height)
-    photo = photo.crop((round(left), round(top), round(left + width), round(top + height)))
-    mirrored = chance.random() < 0.5 and not any(SIDES.search(caption) for caption in captions)
-    return photo.transpose(0) if mirrored else photo
-
-
-def padded(labels):
-    """Lists of ids as one tensor, (captions, words), -100 after their ends."""
-    return pad_sequence([torch.tensor(ids) for ids in labels], batch_first=True, padding_value=-100)
 
 
 def word_losses(logits, labels):
@@ -133,19 +51,41 @@ def model_inputs(batch):
 class Captions:
     def __init__(self, captioner, processor, settings, device):
         self.model, self.processor, self.settings = captioner, processor, settings
-        trainable_from(captioner.encoder, settings.encoder_trainable_from)
+        trainable_from(captioner.encoder, settings.encoder_trainable_from, settings.freeze_batch_norm)
         wanted = ("validation",) if settings.evaluate_only else ("train", "validation")
         if settings.streaming:
             self.sets = {split: StreamedPhotos(settings, split) for split in wanted}
             return
-        self.sets = {}
+        self.encoder = captioner.encoder.to(device)
+        photos = captioned_dataset(settings, wanted)
+        self.sets = {split: CaptionedPhotos(photos[split], self._features(photos[split])) for split in wanted}
+        if settings.labelled_photos and not settings.evaluate_only:
+            self._add_labelled()
+
+    def _features(self, photos):
+        """What a frozen encoder sees, computed once; None where it learns, or looks at each photo only once."""
+        settings = self.settings
+        if settings.encoder_trainable_from or settings.evaluate_only:
+            return None
         folder = Path(settings.features_dir or Path(settings.output_dir) / "features")
-        encoder = captioner.encoder.to(device)
-        for split, photos in captioned_dataset(settings, wanted).items():
-            features = None
-            if not settings.encoder_trainable_from and not settings.evaluate_only:
-                features = cached_features(encoder, processor, photos, folder, settings.per_device_eval_batch_size)
-            self.sets[split] = CaptionedPhotos(photos, features)
+        return cached_features(self.encoder, self.processor, photos, folder, settings.per_device_eval_batch_size)
+
+    def _add_labelled(self):
+        settings = self.settings
+        text = [caption for captions in self.sets["train"].captions for caption in captions]
+        sentences = LabelSentences(read_captions(settings.captions_file) if settings.captions_file else text)
+        for split, photos in held_out_split(labelled_dataset(settings.labelled_photos), settings.seed).items():
+            captioned = self.sets[split]
+            if split == "validation":
+                photos = photos.select(range(min(len(photos), settings.max_eval_samples or len(photos))))
+            captions = [sentences(label) for label in photos["label"]]
+            if split == "validation":
+                labelled = CaptionedPhotos(photos, self._features(photos), captions, len(captioned))
+                self.sets[split] = ConcatDataset([captioned, labelled])
+            elif settings.labelled_share:
+                labelled = CaptionedPhotos(photos, self._features(photos), captions, len(captioned))
+                count, share = settings.captions_per_photo, settings.labelled_share
+                self.sets[split] = LabelledPhotos(captioned, labelled, share, count, settings.seed)
 
     def batches(self, split):
         train = split == "train"
@@ -185,16 +125,25 @@ class Captions:
             max_new_tokens=self.settings.max_new_tokens,
         )
         captions = self.processor.batch_decode(ids, skip_special_tokens=True)
-        rows = zip(batch["photo"].tolist(), batch["name"], captions, batch["captions"], losses, words, strict=True)
-        keys = ("name", "caption", "people", "loss", "words")
+        own = (batch["photo"].tolist(), batch["name"], batch["label"], captions, batch["captions"], losses, words)
+        rows = zip(*own, strict=True)
+        keys = ("name", "label", "caption", "people", "loss", "words")
         return {photo: dict(zip(keys, row, strict=True)) for photo, *row in rows if row[-1]}  # no words: a broken photo
 
     def score(self, model, judged):
-        """The loss on validation captions, and the metrics of the captions that the model gives to those photos."""
+        """The loss on validation captions, and the metrics of the captions that the model gives to those photos.
+
+        Of labelled photos the share whose caption names the label.
+        """
+        labelled = [row for row in judged.values() if row["label"]]
+        judged = {photo: row for photo, row in judged.items() if not row["label"]}
+        captions = [row["caption"] for row in judged.values()]
         numbers = {"validation_loss": mean_loss(judged)}
-        numbers |= caption_metrics(
-            [row["people"] for row in judged.values()], [row["caption"] for row in judged.values()]
-        )
+        numbers |= caption_metrics([row["people"] for row in judged.values()], captions)
+        numbers["distinct"] = len(set(captions)) / len(captions)
+        if labelled:
+            named = [names_it(row["caption"], names_of_label(row["label"])) for row in labelled]
+            numbers["naming"] = sum(named) / len(named)
         # CIDEr-D is 0 where every photo has the same words, as a single one has, and for whoever says nothing right.
         return numbers | {"score": numbers["CIDEr-D"] or -numbers["validation_loss"]}
 
@@ -210,7 +159,9 @@ class Captions:
         """(name, photo) of the first validation photos, small."""
         photos = []
         rows = self.sets["validation"]
-        rows = rows if self.settings.streaming else map(CaptionedPhotos(rows.photos).__getitem__, range(len(rows)))
+        if not self.settings.streaming:
+            photos = (rows.datasets[0] if isinstance(rows, ConcatDataset) else rows).photos
+            rows = map(CaptionedPhotos(photos).__getitem__, range(len(photos)))
         for row in itertools.islice(rows, EXAMPLES):
             with contextlib.suppress(PhotoError):  # of a stream
                 photo = photo_of(row)

@@ -84,9 +84,8 @@ class Distiller(nn.Module):
 def check_block(encoder, block):
     """Raises `ValueError` for a block that the encoder lacks or that is trained: its map has to stay as it is."""
     if block and block not in encoder.frozen_blocks:
-        raise ValueError(
-            f"distil_block={block!r} is not a frozen block of the encoder: {', '.join(encoder.frozen_blocks) or 'none'}."
-        )
+        frozen = ", ".join(encoder.frozen_blocks) or "none"
+        raise ValueError(f"distil_block={block!r} is not a frozen block of the encoder: {frozen}.")
 
 
 class Distil:

@@ -1,14 +1,12 @@
 """The stage `language`: the decoder learns to speak from captions without photos, before it learns to look."""
 
-from pathlib import Path
-
 import torch
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..checkpoints import save_captioner
-from ..data import captioned_dataset, encode
-from .captions import MAX_WORDS, mean_loss, padded, word_losses
+from ..data import MAX_WORDS, captioned_dataset, encode, padded, read_captions
+from .captions import mean_loss, word_losses
 
 
 class Language:
@@ -74,11 +72,3 @@ class Language:
 
     def save(self, model, folder):
         save_captioner(model, self.processor, folder)
-
-
-def read_captions(file):
-    """The lines of a text file, one caption each. Raises `ValueError` where there are none."""
-    captions = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not captions:
-        raise ValueError(f"captions_file={file!r} is empty; it should have a caption a line.")
-    return captions

@@ -1,7 +1,9 @@
 """The stage `self_critical`: the captioner is rewarded for whole captions by CIDEr-D, the metric it is judged by.
 
 "Self-critical Sequence Training" (Rennie et al. 2017) compares each sampled caption with the greedy one; "A Better
-Variant of Self-Critical Sequence Training" (Luo 2020) with the mean of the photo's other samples.
+Variant of Self-Critical Sequence Training" (Luo 2020) with the mean of the photo's other samples. A share of
+cross-entropy keeps the captions close to the references', as "Google's Neural Machine Translation System" (Wu et al.
+2016, eq. 9) mixes them.
 """
 
 import torch
@@ -18,7 +20,7 @@ class SelfCritical(Captions):
         if settings.baseline not in BASELINES:
             raise ValueError(f"baseline={settings.baseline!r} is unknown; choose one of {', '.join(BASELINES)}.")
         super().__init__(captioner, processor, settings, device)
-        self.reward = CiderReward(self.sets["train"].captions)
+        self.reward = CiderReward(self.sets["train"].captions, settings.bleu_weight)
 
     def loss(self, model, batch):
         """The sampled captions' negative log-probability a word, weighted by their reward above the baseline.
@@ -39,11 +41,16 @@ class SelfCritical(Captions):
         said = labels != -100
         advantages = (rewards - baseline).flatten()[:, None]
         chosen = logits.detach()[said].float().log_softmax(-1)  # (words, vocabulary)
+        loss = (advantages * word_losses(logits, labels)).sum() / said.sum()
+        if self.settings.cross_entropy_weight:
+            model.train()
+            loss = loss + self.settings.cross_entropy_weight * model(**model_inputs(batch), labels=batch["labels"]).loss
         return {
-            "loss": (advantages * word_losses(logits, labels)).sum() / said.sum(),
+            "loss": loss,
             "count": said.sum(),
             "reward": rewards.mean(),
             "entropy": -(chosen.exp() * chosen).sum(-1).mean(),
+            "words": said.sum() / len(said),
         }
 
     @torch.no_grad()
