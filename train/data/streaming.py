@@ -23,7 +23,9 @@ BUFFER = 1000  # photos among which the next one is drawn
 
 
 class StreamedPhotos(IterableDataset):
-    """The photos of a split as they arrive, not yet tried: {"photo": number, "name", "image", "captions", "label", "epoch"}.
+    """The photos of a split as they arrive, not yet tried.
+
+    A row is {"photo": number, "name", "image", "captions", "label": None, "epoch"}.
 
     The split "train" comes in an order that the seed and the epoch decide, as far as the buffer reaches. Where the set
     has no split for validation, a share of the photos is kept for it, chosen by their hashes, so that the same ones are
