@@ -102,7 +102,9 @@ class Settings:
     encoder_trainable_from: str | None = option(
         None, "Train the encoder from this block on (e.g. Mixed_7a; 'all' for the whole). Default: frozen."
     )
-    freeze_batch_norm: bool = option(True, "Batch norms of the encoder's trained blocks keep their statistics.")
+    freeze_batch_norm: bool = option(
+        False, "Batch norms of the trained blocks keep their statistics: for small batches and a pretrained encoder."
+    )
     optim: str = option("adamw", "sgd, adadelta, rmsprop, adam, adamax, nadam, amsgrad or adamw.")
     weight_decay: float = option(0.01, "Weight decay.")
     lr_scheduler_type: str = option("cosine", "constant, linear or cosine, each after a warm-up.")

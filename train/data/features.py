@@ -72,14 +72,15 @@ def _fill(file, encoder, processor, photos, batch_size):
 
 def _features(encoder, processor, rows):
     pixels = processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
-    return encoder.features(pixels.to(next(encoder.parameters()).device)).half().cpu().numpy()
+    weight = next(encoder.parameters())
+    return encoder.features(pixels.to(weight.device, weight.dtype)).half().cpu().numpy()
 
 
 def encoder_fingerprint(encoder, processor, photos):
     """A hash of how photos are prepared (what becomes of the first one), and of the encoder's weights."""
     digest = hashlib.sha256(processor(images=photo_of(photos[0]), return_tensors="np").pixel_values.tobytes())
     for tensor in encoder.backbone.state_dict().values():
-        digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(tensor.cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 fine-tuned from a block on."""
 
 import contextlib
+import copy
 import functools
 import itertools
 from pathlib import Path
@@ -57,6 +58,8 @@ class Captions:
             self.sets = {split: StreamedPhotos(settings, split) for split in wanted}
             return
         self.encoder = captioner.encoder.to(device)
+        if settings.mixed_precision == "bf16":  # twice as fast, on CPUs as well; the weights that are trained stay
+            self.encoder = copy.deepcopy(self.encoder).bfloat16()
         photos = captioned_dataset(settings, wanted)
         self.sets = {split: CaptionedPhotos(photos[split], self._features(photos[split])) for split in wanted}
         if settings.labelled_photos and not settings.evaluate_only:
@@ -160,8 +163,8 @@ class Captions:
         photos = []
         rows = self.sets["validation"]
         if not self.settings.streaming:
-            photos = (rows.datasets[0] if isinstance(rows, ConcatDataset) else rows).photos
-            rows = map(CaptionedPhotos(photos).__getitem__, range(len(photos)))
+            captioned = (rows.datasets[0] if isinstance(rows, ConcatDataset) else rows).photos
+            rows = map(CaptionedPhotos(captioned).__getitem__, range(len(captioned)))
         for row in itertools.islice(rows, EXAMPLES):
             with contextlib.suppress(PhotoError):  # of a stream
                 photo = photo_of(row)
