@@ -72,8 +72,8 @@ def test_endpoint_takes_chance_and_length(client):
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
-def test_curl_as_the_readme_has_it(address, captions):
-    (lines,) = re.findall(r"```sh\n(page=.+?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_curl_as_the_docs_have_it(address, captions):
+    (lines,) = re.findall(r"```sh\n(page=.+?)```", (ROOT / "docs/page.md").read_text(encoding="utf-8"), re.DOTALL)
     lines = lines.replace("http://127.0.0.1:7860/", address).replace("photo.jpg", "coffee.jpg")
     done = subprocess.run(["bash", "-ec", lines], cwd=EXAMPLES, capture_output=True, text=True, check=True)
     event, data = done.stdout.strip().rsplit("\n", 2)[-2:]
