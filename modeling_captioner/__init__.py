@@ -1,7 +1,7 @@
-"""An image captioner that is small, fast and shows where it looks: Inception-v3, attention, RNN.
+"""A small, fast image captioner that shows where it looks: Inception-v3, attention and an RNN decoder.
 
-The folder is a Python package and a loadable model repository at once; `config.json` maps transformers' Auto classes
-to the classes here.
+This folder is both a Python package and a model repository: `config.json` maps the transformers Auto classes to the
+classes defined here.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
@@ -12,7 +12,7 @@ from .modeling_captioner import CaptionerForConditionalGeneration
 from .photos import PhotoError, open_photo
 from .processing_captioner import CaptionerProcessor
 
-# Who has imported the package means these classes: no Auto class need ask whether a folder's own code may run.
+# Once the package is imported, the Auto classes find its classes without `trust_remote_code`.
 AutoConfig.register(CaptionerConfig.model_type, CaptionerConfig, exist_ok=True)
 AutoModel.register(CaptionerConfig, CaptionerForConditionalGeneration, exist_ok=True)
 AutoModelForImageTextToText.register(CaptionerConfig, CaptionerForConditionalGeneration, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a captioner is made of: `CaptionerConfig`."""
+"""Captioner configuration: `CaptionerConfig`."""
 
 import difflib
 import re
@@ -7,8 +7,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
-# Keys of a configuration file that belong to transformers and the Hub, and are neither fields of PreTrainedConfig
-# nor parameters of generation.
+# Keys that transformers and the Hub write to `config.json` and that are neither fields of `PreTrainedConfig` nor
+# generation parameters.
 LIBRARY_KEYS = {
     "attn_implementation",
     "auto_map",
@@ -28,21 +28,21 @@ class CaptionerConfig(PreTrainedConfig):
     """The configuration of [`CaptionerForConditionalGeneration`].
 
     Args:
-        encoder_name: a timm architecture that gives a spatial feature map; a name, never a path or a URL.
-        encoder_frozen: keep the encoder's weights and its batch norms' statistics as they are in training.
-        image_size: side of the square photo that the encoder sees, in pixels.
+        encoder_name: name of a timm architecture that returns a spatial feature map; never a path or a URL.
+        encoder_frozen: keep the encoder's weights and batch norm statistics fixed during training.
+        image_size: side length of the square input image, in pixels.
         rnn_type: `"gru"` (Cho et al. 2014) or `"lstm"` (Hochreiter & Schmidhuber 1997).
-        num_layers: layers of the first RNN, which reads the words so far.
-        hidden_size: width of the RNNs' state, of the projected regions and of the attention.
-        embedding_size: width of a word's embedding, which is tied to the output.
+        num_layers: number of layers of the first RNN, which reads the preceding words.
+        hidden_size: size of the RNN states, the projected regions and the attention.
+        embedding_size: size of the word embeddings, which are tied to the output layer.
         attention_type: `"dot"`, `"additive"` or `"multi_head"`.
-        num_attention_heads: heads of `"multi_head"`; divides `hidden_size`.
-        dropout: on embedded words, regions and the second RNN's state, in training.
-        word_dropout: share of the read words that `<unk>` replaces in training (Bowman et al. 2016).
-        label_smoothing: share of the target given to all words alike in training (Szegedy et al. 2016, section 7).
-        vocab_size: words of the tokenizer, special tokens included.
+        num_attention_heads: number of heads for `"multi_head"`; must divide `hidden_size`.
+        dropout: dropout probability for the embedded words, the regions and the second RNN's state.
+        word_dropout: probability of replacing an input word with `<unk>` during training (Bowman et al. 2016).
+        label_smoothing: amount of label smoothing during training (Szegedy et al. 2016, section 7).
+        vocab_size: number of words in the tokenizer, including special tokens.
 
-    Raises `huggingface_hub.errors.StrictDataclassError` for a wrong value, `ValueError` for an unknown option.
+    Raises `huggingface_hub.errors.StrictDataclassError` for an invalid value and `ValueError` for an unknown option.
     """
 
     model_type = "captioner"
@@ -77,9 +77,11 @@ class CaptionerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_encoder_name(self):
-        """Only a bare architecture name: timm would also follow `hf-hub:` and `local-dir:` to a stranger's files."""
+        """Accept only a bare architecture name: timm would also load untrusted files by `hf-hub:` and `local-dir:`."""
         if not re.fullmatch(r"\w+(\.\w+)?", self.encoder_name):
-            raise ValueError(f"encoder_name={self.encoder_name!r} is not the name of a timm architecture.")
+            raise ValueError(
+                f"encoder_name={self.encoder_name!r} is not a timm architecture; timm.list_models() lists them."
+            )
 
     def validate_sizes(self):
         for name in ("image_size", "num_layers", "hidden_size", "embedding_size", "num_attention_heads", "vocab_size"):
@@ -90,7 +92,7 @@ class CaptionerConfig(PreTrainedConfig):
                 f"num_attention_heads={self.num_attention_heads} must divide hidden_size={self.hidden_size}."
             )
 
-    def validate_shares(self):
+    def validate_probabilities(self):
         for name in ("dropout", "word_dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1.")

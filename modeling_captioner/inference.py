@@ -1,9 +1,9 @@
-"""What inference does otherwise than training, with the same results to 1e-4: fewer passes, and weights laid out anew.
+"""Optimizations for inference, equal to the training pass to 1e-4: folded batch norms and prepacked weights.
 
-Without gradients a batch norm is folded into the convolution before it, and on a CPU weights are laid out once as
-oneDNN wants them, which makes a product with a few rows, such as a step of beam search, up to five times faster, and
-one photo's way through the encoder by a quarter. The modules keep their own weights; what is made from them is made
-anew when they have changed.
+Without gradients, each batch norm is folded into the preceding convolution, and on a CPU weights are reordered once
+into the oneDNN layout. This makes a product with few rows, such as a step of beam search, up to five times faster, and
+encoding one photo a quarter faster. The modules keep their own weights; derived weights are recomputed when those
+change.
 """
 
 import torch
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# Not on the modules, which are copied, moved and saved:
-# {weight: {kind of what was made: (state of all weights it came from, what was made)}}.
-_made = WeakTensorKeyDictionary()
-# The products that PyTorch's own compiler calls; no promise of it, so plain ones stand in where they are absent.
+# {weight: {key: (versions of the source tensors, derived weights)}}; not stored on the modules, which are copied, moved
+# and saved.
+_cache = WeakTensorKeyDictionary()
+# Operators that torch.compile uses; they are not public API, so `F.linear` and `F.conv2d` replace them if missing.
 _packed_dtypes = set()
 if torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
@@ -27,44 +27,44 @@ if torch.backends.mkldnn.is_available() and all(
 
 
 def fold_batch_norms(network):
-    """Have the blocks of a timm network fold their batch norms in inference; its weights and their names stay."""
+    """Make a timm network fold its batch norms in inference; its weights and their names stay the same."""
     for block in network.modules():
-        if type(block) is ConvNormAct and block.aa is None and _can_be_folded(block.conv, block.bn):
+        if type(block) is ConvNormAct and block.aa is None and _can_be_fold(block.conv, block.bn):
             block.__class__ = FoldingConvNormAct
 
 
-def _can_be_folded(conv, norm):
-    """Some networks pad in a way of their own, or norm by groups of channels."""
+def _can_be_fold(conv, norm):
+    """False for custom padding and other norms, such as group norm."""
     return type(conv) is nn.Conv2d and type(norm) is BatchNormAct2d
 
 
 class FoldingConvNormAct(ConvNormAct):
-    """timm's convolution, batch norm and activation; in inference one convolution and the activation."""
+    """`ConvNormAct` that runs the batch norm as part of the convolution in inference."""
 
     def forward(self, x):
         conv, norm = self.conv, self.bn
         if norm.training or not _is_inference(x, conv.weight, conv.bias, norm.weight, norm.bias):
             return super().forward(x)
-        # A pass of training changes the running statistics unseen by PyTorch's versions, but counts itself.
+        # A training pass updates the running statistics without changing their versions, but increments the counter.
         sources = [conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked]
         if not (x.is_cpu and x.dtype in _packed_dtypes):
-            weight, bias = _made_from(sources, lambda: _folded(conv, norm))
+            weight, bias = _cached(sources, lambda: _fold(conv, norm))
             return norm.act(F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups))
         fused = "relu" if isinstance(norm.act, nn.ReLU) else "none"
-        way = conv.padding, conv.stride, conv.dilation, conv.groups
-        # What suits one photo makes several together slow, and the other way round; results are the same.
-        alone = len(x) == 1
-        weight, bias = _made_from(sources, lambda: _packed(*_folded(conv, norm), way, x.shape), alone)
-        x = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *way, fused, [], "")
+        geometry = conv.padding, conv.stride, conv.dilation, conv.groups
+        # The fastest layout for one photo is slow for a batch, and vice versa; the results are the same.
+        single = len(x) == 1
+        weight, bias = _cached(sources, lambda: _pack(*_fold(conv, norm), geometry, x.shape), single)
+        x = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, fused, [], "")
         return x if fused == "relu" else norm.act(x)
 
 
-def _packed(weight, bias, way, shape):
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, *way, list(shape)), bias
+def _pack(weight, bias, geometry, shape):
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(shape)), bias
 
 
-def _folded(conv, norm):
-    """Weight and bias of a convolution that does the batch norm's work as well; in float32, then as stored."""
+def _fold(conv, norm):
+    """Weight and bias of the convolution with the batch norm folded in, computed in float32."""
     tensors = [conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias]
     weight, bias, mean, variance, scale, shift = (None if tensor is None else tensor.float() for tensor in tensors)
     weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
@@ -73,29 +73,29 @@ def _folded(conv, norm):
 
 
 class Linear(nn.Linear):
-    """As `nn.Linear`, quicker in inference on a CPU."""
+    """`nn.Linear` that is faster in inference on a CPU."""
 
     def forward(self, inputs):
         return linear(inputs, self.weight, self.bias)
 
 
 def linear(inputs, weight, bias):
-    """As `torch.nn.functional.linear`, quicker in inference on a CPU."""
+    """`torch.nn.functional.linear` that is faster in inference on a CPU."""
     if not (inputs.is_cpu and weight.dtype in _packed_dtypes and _is_inference(inputs, weight, bias)):
         return F.linear(inputs, weight, bias)
-    packed = _made_from([weight], lambda: torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None))
+    packed = _cached([weight], lambda: torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None))
     return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
 
 
 def step(rnn, inputs, state):
-    """Read one word.
+    """Run an RNN for one word.
 
     Args:
         rnn: an `nn.GRU` or `nn.LSTM`.
         inputs: (batch, features).
-        state: its tensors, one of a GRU, two of an LSTM, (layers, batch, hidden).
+        state: tuple of state tensors, one for a GRU, two for an LSTM, (layers, batch, hidden).
 
-    Returns the outputs (batch, hidden) and the new state, as `rnn` itself does to 1e-5.
+    Returns the outputs (batch, hidden) and the new state, equal to those of `rnn` to 1e-5.
     """
     after = []
     for layer, (input_weight, state_weight, input_bias, state_bias) in enumerate(rnn.all_weights):
@@ -125,24 +125,23 @@ CELLS = {"GRU": _gru_cell, "LSTM": _lstm_cell}
 
 
 def _is_inference(inputs, weight, *others):
-    """Nothing is learnt (as in a frozen block), compiled, exported, cast on the way, or offloaded: the weights are used
-    as they are."""
-    learnt = any(tensor is not None and tensor.requires_grad for tensor in (inputs, weight, *others))
+    """Whether the weights are used as they are: no gradients, compilation, export, autocast or offloading."""
+    needs_grad = any(tensor is not None and tensor.requires_grad for tensor in (inputs, weight, *others))
     return not (
-        (learnt and torch.is_grad_enabled())
+        (needs_grad and torch.is_grad_enabled())
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch.is_autocast_enabled(inputs.device.type)
         or inputs.device != weight.device
         or inputs.dtype != weight.dtype
-        or weight.is_inference()  # such a tensor does not say when it changes
+        or weight.is_inference()  # inference tensors have no version counter
     )
 
 
-def _made_from(sources, make, kind=None):
-    """What `make()` gives, kept until one of the tensors `sources` changes; one of each kind."""
-    state = [(tensor.data_ptr(), tensor._version) for tensor in sources]
-    kept = _made.setdefault(sources[0], {})
-    if kind not in kept or kept[kind][0] != state:
-        kept[kind] = (state, make())
-    return kept[kind][1]
+def _cached(sources, compute, key=None):
+    """The result of `compute()`, cached per `key` until one of the `sources` tensors changes."""
+    versions = [(tensor.data_ptr(), tensor._version) for tensor in sources]
+    entries = _cache.setdefault(sources[0], {})
+    if key not in entries or entries[key][0] != versions:
+        entries[key] = (versions, compute())
+    return entries[key][1]

@@ -1,10 +1,10 @@
-"""The captioner, in the order of the data: regions of the photo, attention, decoder, the whole.
+"""The captioner model, in the order of the data flow: encoder, attention, decoder, full model.
 
-A photo becomes 64 regions (Inception-v3's last feature map), an RNN reads the words so far, attention scores every
-region against the RNN's hidden state and mixes the regions into one vector, and a second RNN says the next word. The
-attention asks with the first RNN's state and feeds nothing back into it, so a whole caption is one call in training.
-After "Show, Attend and Tell" (Xu et al. 2015) and the two RNNs of "Bottom-Up and Top-Down Attention" (Anderson et al.
-2018).
+A photo is encoded as 64 regions (the last feature map of Inception-v3). A first RNN reads the preceding words,
+attention scores every region against its hidden state and pools the regions into one context vector, and a second RNN
+predicts the next word. The context is not fed back into the first RNN, so training runs a whole caption in one call.
+Based on "Show, Attend and Tell" (Xu et al. 2015) and the two RNNs of "Bottom-Up and Top-Down Attention" (Anderson et
+al. 2018).
 """
 
 import math
@@ -21,10 +21,10 @@ from .inference import Linear, fold_batch_norms, linear, step
 
 
 class CaptionerEncoder(nn.Module):
-    """From a photo to its regions: a timm network without its classifier, and a projection.
+    """Encodes a photo as regions: a timm network without its classifier, followed by a projection.
 
-    Any timm architecture that keeps the photo's layout will do: maps with channels first (Inception, ResNet, ConvNeXt)
-    or last (Swin), or tokens (ViT).
+    Supports every timm architecture that keeps the spatial layout: feature maps with channels first (Inception, ResNet,
+    ConvNeXt) or last (Swin), or tokens (ViT).
     """
 
     main_input_name = "pixel_values"
@@ -44,12 +44,12 @@ class CaptionerEncoder(nn.Module):
         self.projection = nn.Linear(self.backbone.num_features, config.hidden_size)
 
     def forward(self, pixel_values, **kwargs):
-        """`pixel_values` (batch, 3, size, size), normalised. Returns the projected regions (batch, regions, hidden)."""
+        """Encode normalized `pixel_values` (batch, 3, size, size) as projected regions (batch, regions, hidden)."""
         return BaseModelOutput(last_hidden_state=self.project(self.features(pixel_values)))
 
     def features(self, pixel_values):
-        """The network's last feature map, row by row: (batch, regions, channels)."""
-        # Channels last is a third faster on CPUs, and what tensor cores want.
+        """The last feature map of the network, flattened row by row: (batch, regions, channels)."""
+        # Channels last is a third faster on CPUs, and preferred by tensor cores.
         maps = self.backbone.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
         if maps.ndim == 3:
             return maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
@@ -58,13 +58,13 @@ class CaptionerEncoder(nn.Module):
         return maps.flatten(2).transpose(1, 2)
 
     def project(self, features):
-        """(batch, regions, channels) to (batch, regions, hidden)."""
+        """Project features (batch, regions, channels) to (batch, regions, hidden)."""
         return self.projection(self.norm(features))
 
     def freeze(self, blocks, batch_norms=False):
-        """Keep these blocks (names of the network's children) as they are in training.
+        """Freeze these blocks, named as the children of the network, and unfreeze the others.
 
-        With `batch_norms` those of the other blocks keep their statistics too, while their scales are trained.
+        With `batch_norms`, the batch norms of the other blocks keep their statistics too, while their scales are trained.
         """
         self.frozen_blocks, self.frozen_batch_norms = blocks, batch_norms
         self.backbone.requires_grad_(not blocks)
@@ -72,7 +72,7 @@ class CaptionerEncoder(nn.Module):
             block.requires_grad_(name not in blocks)
 
     def train(self, mode=True):
-        """Frozen blocks stay in evaluation mode, so that their batch norms' statistics do not move either."""
+        """Keep frozen blocks in evaluation mode, so that their batch norm statistics do not change either."""
         super().train(mode)
         for name in self.frozen_blocks:
             getattr(self.backbone, name).eval()
@@ -84,11 +84,11 @@ class CaptionerEncoder(nn.Module):
 
 
 class DotAttention(nn.Module):
-    """Scaled dot product of each word's state with each region (Luong et al. 2015, eq. 8; Vaswani et al. 2017, eq. 1).
+    """Scaled dot-product attention of words over regions (Luong et al. 2015, eq. 8; Vaswani et al. 2017, eq. 1).
 
     Shapes, here and below: `states` (batch, words, hidden), `regions` (batch, regions, hidden). Returns the context
-    (batch, words, hidden) and the weights (batch, heads, words, regions), which sum to 1 over the regions. Each word
-    asks for itself, so the words may be those of all captions of a photo.
+    (batch, words, hidden) and the weights (batch, heads, words, regions), which sum to 1 over the regions. Words
+    attend independently of each other, so all captions of a photo can be passed as one sequence.
     """
 
     def __init__(self, config):
@@ -102,7 +102,7 @@ class DotAttention(nn.Module):
 
 
 class AdditiveAttention(nn.Module):
-    """A small network scores each pair of state and region (Bahdanau et al. 2015, appendix A.1.2; Xu et al. 2015)."""
+    """Additive attention, scored by a small network (Bahdanau et al. 2015, appendix A.1.2; Xu et al. 2015)."""
 
     def __init__(self, config):
         super().__init__()
@@ -116,9 +116,9 @@ class AdditiveAttention(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Several dot products, each over its own part of the regions' channels (Vaswani et al. 2017, section 3.2.2).
+    """Multi-head dot-product attention (Vaswani et al. 2017, section 3.2.2).
 
-    The regions come projected, once per photo, so that a step of generation projects only the query.
+    The encoder projects the regions once per photo, so that a generation step only projects the query.
     """
 
     def __init__(self, config):
@@ -128,25 +128,25 @@ class MultiHeadAttention(nn.Module):
         self.output = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, states, regions):
-        query, parts = self._split(self.query(states)), self._split(regions)  # (batch, heads, words | regions, part)
-        weights = (query @ parts.transpose(2, 3) / math.sqrt(parts.shape[-1])).softmax(dim=-1)
-        return self.output((weights @ parts).transpose(1, 2).flatten(2)), weights
+        query, keys = self._split_heads(self.query(states)), self._split_heads(regions)  # (batch, heads, ..., head_dim)
+        weights = (query @ keys.transpose(2, 3) / math.sqrt(keys.shape[-1])).softmax(dim=-1)
+        return self.output((weights @ keys).transpose(1, 2).flatten(2)), weights
 
-    def _split(self, vectors):
+    def _split_heads(self, vectors):
         return vectors.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 ATTENTIONS = {"dot": DotAttention, "additive": AdditiveAttention, "multi_head": MultiHeadAttention}
 RNNS = {"gru": nn.GRU, "lstm": nn.LSTM}
-# What `generate` calls the memory of the words before: transformers renamed it in version 5.24.
+# The cache argument of `generate`, which transformers 5.24 renamed.
 CACHE_NAME = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
 
 
 class RnnCache(Cache):
-    """The RNNs' states after the words so far, for `generate`: an RNN's memory has one size however long the caption.
+    """Cache of the RNN states for `generate`; its size does not depend on the length of the caption.
 
-    `states` holds, for each RNN, its tensors (one of a GRU, two of an LSTM) with the batch first: (batch, layers,
-    hidden).
+    `states` maps the name of each RNN to its state tensors (one for a GRU, two for an LSTM) with the batch first:
+    (batch, layers, hidden).
     """
 
     def __init__(self):
@@ -170,7 +170,7 @@ class RnnCache(Cache):
 
 
 class CaptionerDecoder(nn.Module):
-    """Reads the words so far, looks at the regions, and scores every word of the vocabulary as the next one."""
+    """Reads the preceding words, attends to the regions, and scores every word of the vocabulary as the next one."""
 
     def __init__(self, config):
         super().__init__()
@@ -189,25 +189,25 @@ class CaptionerDecoder(nn.Module):
         """Score the word after each of `ids`.
 
         Args:
-            ids: the words that are read, (batch, words), int64.
-            regions: (photos, regions, hidden); the photos' captions in `ids` lie one after the other, as many of each.
-            cache: an [`RnnCache`], which is read and brought up to date.
+            ids: input words, (batch, words), int64.
+            regions: (photos, regions, hidden); each photo has the same number of captions, in consecutive `ids`.
+            cache: an [`RnnCache`], which is updated in place.
 
         Returns logits (batch, words, vocabulary) and attention weights (batch, heads, words, regions).
         """
         if not cache.states:
-            cache.states["first"] = self._start(regions, captions_per_photo=len(ids) // len(regions))
+            cache.states["first"] = self._initial_state(regions, captions_per_photo=len(ids) // len(regions))
         words = self.dropout(self.embedding(self._drop_words(ids)))  # (batch, words, embedding)
         states = self._run(self.first_rnn, "first", words, cache)  # (batch, words, hidden)
         context, weights = self._attend(states, self.dropout(regions))
         states = self._run(self.second_rnn, "second", torch.cat([states, context], dim=-1), cache)
         cache.words += ids.shape[1]
-        # The output's weights are the embedding's (Press & Wolf 2017): a narrow product is much of a step's time.
+        # Tied to the embedding (Press & Wolf 2017); this product is much of a generation step, hence the narrow input.
         logits = linear(self.narrow(self.dropout(states)), self.embedding.weight, self.output_bias)
         return logits, weights
 
-    def _start(self, regions, captions_per_photo):
-        """The first RNN begins from the mean region: a glance at the whole photo (Xu et al. 2015, section 3.1.2)."""
+    def _initial_state(self, regions, captions_per_photo):
+        """Initialize the first RNN from the mean region (Xu et al. 2015, section 3.1.2)."""
         state = self.first_state(regions.mean(dim=1)).tanh().unflatten(1, (self.config.num_layers, -1))
         state = state.repeat_interleave(captions_per_photo, dim=0)  # (batch, layers, hidden)
         return (state,) if self.config.rnn_type == "gru" else (state, torch.zeros_like(state))
@@ -219,20 +219,20 @@ class CaptionerDecoder(nn.Module):
         return ids.masked_fill(dropped & (ids != self.config.bos_token_id), self.config.unk_token_id)
 
     def _attend(self, states, regions):
-        """The words of all captions of a photo ask together, so that no caption needs a copy of the regions."""
-        photos, words = regions.shape[0], states.shape[1]  # not len(), which an export would take for a constant
+        """Attend with all captions of a photo together, so that the regions are not copied for each caption."""
+        photos, words = regions.shape[0], states.shape[1]  # not len(), which an export records as a constant
         context, weights = self.attention(states.reshape(photos, -1, states.shape[-1]), regions)
         return context.reshape(states.shape), weights.unflatten(2, (-1, words)).transpose(1, 2).flatten(0, 1)
 
     @staticmethod
     def _run(rnn, name, inputs, cache):
-        """Run an RNN on from the cached state. PyTorch wants the layers first, beam search the batch."""
+        """Run an RNN from its cached state. PyTorch expects the layers first, beam search the batch."""
         state = tuple(tensor.transpose(0, 1).contiguous() for tensor in cache.states.get(name, ()))
-        if cache.words and inputs.shape[1] == 1:  # a step of generation
+        if cache.words and inputs.shape[1] == 1:  # a generation step
             outputs, state = step(rnn, inputs.squeeze(1), state)
             outputs = outputs.unsqueeze(1)
         else:
-            # A GRU's state is a tensor, an LSTM's a pair, a missing one zeros.
+            # PyTorch expects a tensor for a GRU, a pair for an LSTM, None for zeros.
             outputs, state = rnn(inputs, state if len(state) > 1 else state[0] if state else None)
             state = state if isinstance(state, tuple) else (state,)
         cache.states[name] = tuple(tensor.transpose(0, 1) for tensor in state)
@@ -240,7 +240,7 @@ class CaptionerDecoder(nn.Module):
 
 
 class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """The whole captioner: [`CaptionerEncoder`], [`CaptionerDecoder`], and the inherited `generate`."""
+    """Image captioning model: [`CaptionerEncoder`], [`CaptionerDecoder`] and the inherited `generate`."""
 
     config_class = CaptionerConfig
     main_input_name = "pixel_values"
@@ -267,36 +267,40 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return_dict=None,
         **kwargs,
     ):
-        """Score captions of photos.
+        """Compute the logits of captions, and their loss if `labels` are given.
 
         Args:
-            pixel_values: photos, (batch, 3, size, size), float, normalised as the processor does.
-            decoder_input_ids: the words that are read, (batch, words), int64; from `labels` if absent.
-            labels: the words that should be said, (batch, words), int64; -100 is not counted. Where there are more
-                captions than photos, each photo has the same number of them, one after the other.
-            encoder_outputs: projected regions in place of photos, as the encoder gives them.
-            region_features: the encoder network's features in place of photos, (batch, regions, channels): what
-                training keeps of a frozen encoder.
-            cache: the [`RnnCache`] of the words before; `past_key_values` to transformers before 5.24.
+            pixel_values: photos, (batch, 3, size, size), float, normalized by the processor.
+            decoder_input_ids: input words, (batch, words), int64; by default derived from `labels`.
+            labels: target words, (batch, words), int64; -100 is ignored. If there are more captions than photos, each
+                photo has the same number of captions, in consecutive rows.
+            encoder_outputs: projected regions as returned by the encoder, instead of `pixel_values`.
+            region_features: encoder features before the projection, (batch, regions, channels), instead of
+                `pixel_values`; used to train on cached features of a frozen encoder.
+            cache: the [`RnnCache`] of the preceding words; named `past_key_values` before transformers 5.24.
 
-        Returns a `Seq2SeqLMOutput`: `loss` (mean cross-entropy a word, in nats, with label smoothing), `logits`
-        (batch, words, vocabulary), `cache` (or `past_key_values`), and with `output_attentions` `cross_attentions`, a
-        tuple of one tensor (batch, heads, words, regions). Raises `ValueError` without a photo or without words.
+        Returns a `Seq2SeqLMOutput`: `loss` (mean cross-entropy per word, in nats, with label smoothing), `logits`
+        (batch, words, vocabulary), `cache` (or `past_key_values`), and with `output_attentions=True`
+        `cross_attentions`, a tuple of one tensor (batch, heads, words, regions). Raises `ValueError` if photos or words
+        are missing.
         """
         if encoder_outputs is None:
             if (pixel_values is None) == (region_features is None):
-                raise ValueError("Give the captioner exactly one of pixel_values, region_features, encoder_outputs.")
+                raise ValueError("Pass exactly one of pixel_values, region_features and encoder_outputs.")
             features = self.encoder.features(pixel_values) if region_features is None else region_features
             encoder_outputs = BaseModelOutput(last_hidden_state=self.encoder.project(features))
         if decoder_input_ids is None:
             if labels is None:
-                raise ValueError("Give the captioner decoder_input_ids or labels; to caption a photo, use generate.")
+                raise ValueError("Pass decoder_input_ids or labels; to caption a photo, use generate.")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        given = past_key_values if cache is None else cache
-        cache = RnnCache() if given is None else given  # an empty cache counts as false
+        cache = past_key_values if cache is None else cache
+        cache = RnnCache() if cache is None else cache  # not `or`: an empty cache is falsy
         regions = encoder_outputs[0]
         if len(decoder_input_ids) % len(regions):
-            raise ValueError(f"{len(decoder_input_ids)} captions for {len(regions)} photos: not a multiple.")
+            raise ValueError(
+                f"{len(decoder_input_ids)} captions do not divide evenly among {len(regions)} photos; pass the same"
+                " number of captions for each."
+            )
         logits, weights = self.decoder(decoder_input_ids, regions, cache)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output = Seq2SeqLMOutput(
@@ -313,17 +317,17 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=smoothing)
 
     def prepare_decoder_input_ids_from_labels(self, labels):
-        """`<start>` and all labels but the last: each word is predicted from those before it."""
+        """Shift `labels` to the right and prepend `<start>`."""
         ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == -100, self.config.pad_token_id)
         ids[:, 0] = self.config.decoder_start_token_id
         return ids
 
     def _expand_inputs_for_generation(self, expand_size=1, input_ids=None, **kwargs):
-        """Beams repeat the words alone: a photo's regions serve all its captions."""
+        """Expand only the words: all captions of a photo share its regions."""
         return input_ids.repeat_interleave(expand_size, dim=0), kwargs
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As inherited, but `config.json` names every Auto class: transformers writes only the last one registered."""
+        """Also write every Auto class to `config.json`; transformers writes only the last one registered."""
         captioner = "modeling_captioner.CaptionerForConditionalGeneration"
         self.config.auto_map = {
             "AutoModel": captioner,
@@ -340,11 +344,11 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls):
-        """`generate` must not make a cache of keys and values: `forward` makes one of RNN states."""
+        """`generate` must not create a key-value cache; `forward` creates an [`RnnCache`]."""
         return False
 
     def _init_weights(self, module):
-        """PyTorch's own initialisation; the embedding narrower, because it is the output's weight as well."""
+        """PyTorch's default initialization, but smaller for the embedding, which is also the output weight."""
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.embedding_size**-0.5)
         elif hasattr(module, "reset_parameters"):

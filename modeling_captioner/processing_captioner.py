@@ -1,14 +1,14 @@
-"""Photos and words in, tensors out: `CaptionerProcessor`."""
+"""Captioner processor: `CaptionerProcessor`."""
 
 from transformers import ProcessorMixin
 
 
 class CaptionerProcessor(ProcessorMixin):
-    """A stock image processor and a word-level tokenizer.
+    """Combines an image processor and a word-level tokenizer.
 
-    `processor(images=photo, text="a man", return_tensors="pt")` gives `pixel_values` (batch, 3, size, size), float32,
-    and `decoder_input_ids` (batch, 1 + words), int64: `<start>` and the words that the caption begins with. The
-    captions of a batch must begin with the same number of words, because an RNN has no mask to skip padding.
+    `processor(images=photo, text="a man", return_tensors="pt")` returns `pixel_values` (batch, 3, size, size), float32,
+    and `decoder_input_ids` (batch, 1 + words), int64: `<start>` and the words that the caption starts with.
+    All captions of a batch must start with the same number of words, because an RNN cannot mask out padding.
     """
 
     def __init__(self, image_processor, tokenizer):
@@ -19,7 +19,7 @@ class CaptionerProcessor(ProcessorMixin):
         if "input_ids" in inputs:
             inputs["decoder_input_ids"] = inputs.pop("input_ids")
             if any(0 in mask for mask in inputs.pop("attention_mask", [])):
-                raise ValueError(f"text={text!r}: begin all captions of a batch with the same number of words.")
+                raise ValueError(f"text={text!r}: start all captions of a batch with the same number of words.")
         return inputs
 
     @property
