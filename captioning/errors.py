@@ -1,4 +1,4 @@
-"""How a program tells a user of a mistake."""
+"""Printing errors on the command line."""
 
 import re
 import sys
@@ -7,5 +7,5 @@ from .outputs import printable
 
 
 def print_error(error):
-    """Print an exception or a message as one line on standard error."""
+    """Print an exception or message as one line on standard error."""
     print("error:", printable(re.sub(r"\s*\n\s*", " ", str(error))), file=sys.stderr, flush=True)

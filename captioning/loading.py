@@ -1,18 +1,24 @@
-"""Loading a captioner, for the command line, the page and the trainer, from files alone: `load_captioner`."""
+"""Loading a captioner for the command line, the page and the trainer: `load_captioner`."""
 
 import json
 import re
 from pathlib import Path
 
-# PyTorch and transformers are imported where they are used, so that --help and wrong usage answer at once.
+# PyTorch and transformers are imported inside the functions, so that --help and usage errors respond immediately.
 
 SHIPPED = Path(__file__).resolve().parents[1] / "modeling_captioner"
 
 
 def load_captioner(name, device, dtype, **options):
-    """A captioner and its processor from a folder or the Hub; no code of theirs is run, and no pickle is read.
+    """Load a captioner and its processor from a folder or the Hub, without running its code or reading pickles.
 
-    `options`: of its configuration, in place of what it says itself. Raises `ValueError`.
+    Args:
+        name: a local folder, or a name on the Hub.
+        device: a PyTorch device, or None for the accelerator if there is one.
+        dtype: the name of a dtype of `torch`, such as "float32".
+        options: configuration options that override those of the captioner.
+
+    Returns the model and the processor. Raises `ValueError` if the device or the captioner cannot be used.
     """
     import huggingface_hub
     import torch
@@ -31,12 +37,14 @@ def load_captioner(name, device, dtype, **options):
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # PyTorch built without CUDA asserts
-        raise ValueError(f"device {device!r} is not to be had here; leave --device out, or give cpu.") from error
+        raise ValueError(f"device {device!r} is not available; omit --device, or pass cpu.") from error
     try:
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
         if kind != CaptionerConfig.model_type:
-            raise ValueError(f"its type is {kind!r}, and captioners are needed; give one that train/ wrote.")
-        # For this type the Auto classes know the classes of this repository, so they need no code of the model's.
+            raise ValueError(
+                f"the model type is {kind!r}, not {CaptionerConfig.model_type!r}; give a model written by train/."
+            )
+        # The Auto classes map this model type to the classes of this repository, so the model's own code is not used.
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             name,
             dtype=getattr(torch, dtype),
@@ -47,22 +55,22 @@ def load_captioner(name, device, dtype, **options):
         )
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         if loaded["missing_keys"]:
-            raise ValueError(f"{len(loaded['missing_keys'])} weights are missing; write it anew.")
+            raise ValueError(f"{len(loaded['missing_keys'])} weights are missing; save it again.")
     except (OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         if Path(name).is_dir():
-            raise ValueError(f"{name} is damaged: its files cannot be read or do not fit; write it anew.") from error
-        raise ValueError(f"{name} is no folder, and not to be had from the Hub; check name and connection.") from error
+            raise ValueError(f"{name} is damaged: its files are unreadable or do not match; save it again.") from error
+        raise ValueError(f"{name} is neither a folder nor on the Hub; check the name and the connection.") from error
     except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{name}: {error}") from error
     return model.to(device), processor
 
 
 def check_model(name):
-    """What transformers would say in many words, or after asking the Hub for a folder with a typing error."""
+    """Raise `ValueError` for an incomplete or mistyped folder, in one sentence and without asking the Hub."""
     folder = Path(name)
     if folder.is_dir():
         for file in ("config.json", "model*.safetensors", "processor_config.json", "tokenizer.json"):
             if not any(folder.glob(file)):
-                raise ValueError(f"{name} holds no captioner: {file} is missing; give a folder that train/ wrote.")
+                raise ValueError(f"{name} contains no captioner: {file} is missing; give a folder written by train/.")
     elif folder.exists() or folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"{name} is not a folder; give one that train/ wrote, or a name on the Hub.")
+        raise ValueError(f"{name} is not a folder; give a folder written by train/ or a name on the Hub.")

@@ -1,4 +1,4 @@
-"""Photos are decoded in threads ahead of the model, so that neither waits for the other: `caption_photos`."""
+"""Captioning many photos: `caption_photos` decodes photos in threads while the model generates captions."""
 
 import collections
 import itertools
@@ -10,19 +10,19 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_captioner import PhotoError
 
-SEEN_TOGETHER = 4  # photos that a CPU's encoder takes at once; more use more memory and are no faster
+CPU_ENCODER_BATCH_SIZE = 4  # larger batches use more memory and are no faster
 
 
 def caption_photos(model, processor, photos, read, generation, batch_size, failed):
     """Caption photos.
 
     Args:
-        model, processor: a captioner.
-        photos: pairs of a name and what `read` opens.
-        read: a function that gives a `PIL.Image.Image`, or raises `PhotoError`.
-        generation: what `generate` takes.
-        batch_size: photos whose captions are found at once; fewer where the device's memory does not suffice.
-        failed: a list to which pairs of a name and an error are added.
+        model, processor: the captioner.
+        photos: iterable of (name, source) pairs.
+        read: function that opens a source as a `PIL.Image.Image`, or raises `PhotoError`.
+        generation: dict of keyword arguments for `generate`.
+        batch_size: number of photos per batch; reduced automatically if the device runs out of memory.
+        failed: list to which (name, error) pairs are appended.
 
     Yields lists of (name, caption, natural log-probability), in the order of the photos.
     """
@@ -34,69 +34,69 @@ def caption_photos(model, processor, photos, read, generation, batch_size, faile
         except PhotoError as error:
             return name, error
 
-    decoded = ahead(decode, photos, 2 * batch_size)
+    decoded = prefetch(decode, photos, 2 * batch_size)
     while batch := list(itertools.islice(decoded, batch_size)):
-        failed += [(name, found) for name, found in batch if isinstance(found, PhotoError)]
-        fine = [(name, found) for name, found in batch if not isinstance(found, PhotoError)]
-        if fine:
-            names, pixel_values = zip(*fine, strict=True)
-            captions, scores = captions_by_core(model, processor, torch.cat(pixel_values), generation)
+        failed += [(name, result) for name, result in batch if isinstance(result, PhotoError)]
+        valid = [(name, result) for name, result in batch if not isinstance(result, PhotoError)]
+        if valid:
+            names, pixel_values = zip(*valid, strict=True)
+            captions, scores = generate_per_core(model, processor, torch.cat(pixel_values), generation)
             yield list(zip(names, captions, scores, strict=True))
 
 
-def ahead(function, values, count):
-    """Yields `function` of each value, in order, worked out in threads up to `count` values ahead."""
-    waiting = collections.deque()
+def prefetch(function, values, count):
+    """Yield `function(value)` for each value in order, computed in threads up to `count` values ahead."""
+    pending = collections.deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for value in values:
-            waiting.append(pool.submit(function, value))
-            if len(waiting) >= count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, value))
+            if len(pending) >= count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
-def captions_by_core(model, processor, pixel_values, generation):
-    """As `captions_of`; on a CPU every core captions photos of its own, so that none waits for one that is decoding."""
+def generate_per_core(model, processor, pixel_values, generation):
+    """Like `generate_captions`; on a CPU each core captions its own photos, so that none waits for decoding threads."""
     cores = torch.get_num_threads()
     if model.device.type != "cpu" or len(pixel_values) < cores:
-        return captions_that_fit(model, processor, pixel_values, generation)
+        return generate_within_memory(model, processor, pixel_values, generation)
 
     def caption(part):
-        torch.set_num_threads(1)  # of this thread, and what threads begin with that come after
+        torch.set_num_threads(1)  # for this thread, and the default for new threads
         try:
-            return captions_that_fit(model, processor, part, generation)
+            return generate_within_memory(model, processor, part, generation)
         finally:
             torch.set_num_threads(cores)
 
     with ThreadPoolExecutor(cores) as pool:
-        return joined(pool.map(caption, pixel_values.tensor_split(cores)))
+        return concatenate(pool.map(caption, pixel_values.tensor_split(cores)))
 
 
-def captions_that_fit(model, processor, pixel_values, generation):
-    """As `captions_of`, in halves where the device's memory does not suffice for all together."""
+def generate_within_memory(model, processor, pixel_values, generation):
+    """Like `generate_captions`; halves the batch as long as the device runs out of memory."""
     try:
-        return captions_of(model, processor, pixel_values, generation)
+        return generate_captions(model, processor, pixel_values, generation)
     except RuntimeError as error:
-        from accelerate.utils.memory import should_reduce_batch_size  # knows every device's way to say it
+        from accelerate.utils.memory import should_reduce_batch_size  # knows the errors of all devices
 
         if not should_reduce_batch_size(error):
             raise
         if len(pixel_values) == 1:
-            raise OSError("There is not enough memory to caption one photo; close other programs.") from error
-    return joined(captions_that_fit(model, processor, half, generation) for half in pixel_values.chunk(2))
+            raise OSError("Not enough memory to caption one photo; close other programs.") from error
+    return concatenate(generate_within_memory(model, processor, half, generation) for half in pixel_values.chunk(2))
 
 
-def joined(answers):
-    """What `captions_of` gives of several parts, as one."""
-    return [list(itertools.chain.from_iterable(part)) for part in zip(*answers, strict=True)]
+def concatenate(parts):
+    """Concatenate the results of `generate_captions` for the parts of a batch."""
+    return [list(itertools.chain.from_iterable(lists)) for lists in zip(*parts, strict=True)]
 
 
 @torch.inference_mode()
-def captions_of(model, processor, pixel_values, generation):
-    """The captions of photos (batch, 3, size, size), and their natural log-probabilities."""
-    together = SEEN_TOGETHER if model.device.type == "cpu" else len(pixel_values)
-    parts = pixel_values.to(model.dtype).split(together)
+def generate_captions(model, processor, pixel_values, generation):
+    """Generate captions for `pixel_values` (batch, 3, size, size). Returns them and their natural log-probabilities."""
+    encoder_batch_size = CPU_ENCODER_BATCH_SIZE if model.device.type == "cpu" else len(pixel_values)
+    parts = pixel_values.to(model.dtype).split(encoder_batch_size)
     regions = torch.cat([model.get_encoder()(part.to(model.device))[0] for part in parts])
     output = model.generate(
         encoder_outputs=BaseModelOutput(regions), return_dict_in_generate=True, output_logits=True, **generation

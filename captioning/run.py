@@ -1,4 +1,4 @@
-"""The run of `caption.py` through its photos, from options to captions: `run`."""
+"""The implementation of `caption.py`, from options to captions: `run`."""
 
 import functools
 import itertools
@@ -6,39 +6,39 @@ import sys
 
 from .errors import print_error
 from .loading import load_captioner
-from .outputs import CaptionFile, Printed, TextFiles
-from .processes import broadcast_from_main, gather_results, join_processes
+from .outputs import CaptionFile, StandardOutput, TextFiles
+from .processes import broadcast_from_main, gather_results, init_processes
 
-# What needs PyTorch, datasets or Matplotlib is imported where it is used: each takes a second or more.
+# Modules that need PyTorch, datasets or Matplotlib are imported inside the functions: each takes a second or more.
 
 
 def run(options):
-    """Caption the photos that the options of `caption.py` name. Returns the exit status: 1 if any of them fails."""
-    process, processes = join_processes()
-    output = output_for(options, process, processes)
-    photos, total, position, read = (rows_of if options.dataset_name else files_of)(options, output, process)
+    """Caption the photos named by the options of `caption.py`. Returns the exit status: 1 if any of them fails."""
+    process, processes = init_processes()
+    output = create_output(options, process, processes)
+    photos, total, position, read = (list_rows if options.dataset_name else list_files)(options, output, process)
     model, processor = load_captioner(options.model, options.device, options.dtype)
     generation = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens")}
     generation = {name: value for name, value in generation.items() if value is not None}
-    mine = itertools.islice(photos, process, None, processes)
+    own = itertools.islice(photos, process, None, processes)
     failed, drawn = [], []
     if options.attention:
         from .drawing import caption_with_maps, draw
 
-        captions = caption_with_maps(model, processor, mine, read, generation, failed, drawn)
+        captions = caption_with_maps(model, processor, own, read, generation, failed, drawn)
     else:
         import torch
 
         from .pipeline import caption_photos
 
         batch_size = options.batch_size or (16 * torch.get_num_threads() if model.device.type == "cpu" else 256)
-        # With no more pixels than the encoder sees, 30 of 200 photos got another caption; with twice, 4, or 15 of large
-        # ones (benchmarks/throughput.py --data_dir).
+        # Decoding at the encoder's input size changed 30 of 200 captions; at twice the size 4, or 15 for large photos
+        # (benchmarks/throughput.py --data_dir).
         side = 2 * max(processor.image_processor.size.height, processor.image_processor.size.width)
         small = functools.partial(read, side=side)
-        captions = caption_photos(model, processor, mine, small, generation, batch_size, failed)
+        captions = caption_photos(model, processor, own, small, generation, batch_size, failed)
     done = 0
-    with progress(options, total and len(range(process, total, processes))) as bar:
+    with progress_bar(options, total and len(range(process, total, processes))) as bar:
         for batch in captions:
             output.add([(name, f"{options.prefix}{caption}{options.suffix}", score) for name, caption, score in batch])
             bar.update(len(batch))
@@ -48,22 +48,26 @@ def run(options):
     failed, done = gather_results(failed, done, processes)
     if process == 0:
         output.finish(position, done)
-        return report(failed, done)
+        return report_failures(failed, done)
     return 0
 
 
-def output_for(options, process, processes):
+def create_output(options, process, processes):
     if options.output:
         return CaptionFile(options.output, process, processes)
     if options.txt:
         return TextFiles()
     if processes > 1:
-        raise ValueError("Several processes cannot share standard output; give --output FILE or --txt.")
-    return Printed(".jsonl" if options.json else ".tsv")
+        raise ValueError("Several processes cannot share standard output; use --output FILE or --txt.")
+    return StandardOutput(".jsonl" if options.json else ".tsv")
 
 
-def files_of(options, output, process):
-    """What is to be captioned: pairs (name, source), how many, each name's place in the output, what opens a source."""
+def list_files(options, output, process):
+    """List the files to caption.
+
+    Returns pairs of a name and a source, their number, a function from a name to its position in the output, and the
+    function that opens a source.
+    """
     from .sources import find_photos, read_file
 
     def find():
@@ -78,12 +82,12 @@ def files_of(options, output, process):
 
     paths, done = broadcast_from_main(find, process)
     remaining = [path for path in paths if output.name(path) not in done]
-    places = {output.name(path): place for place, path in enumerate(paths)}
-    return zip(remaining, remaining, strict=True), len(remaining), lambda name: places.get(name, len(places)), read_file
+    order = {output.name(path): position for position, path in enumerate(paths)}
+    return zip(remaining, remaining, strict=True), len(remaining), lambda name: order.get(name, len(order)), read_file
 
 
-def rows_of(options, output, process):
-    """As `files_of`, of a data set."""
+def list_rows(options, output, process):
+    """Like `list_files`, for the rows of a dataset."""
     from .sources import read_row, stream_dataset
 
     rows, total = stream_dataset(options.dataset_name, options.dataset_config_name, options.split, options.image_column)
@@ -92,16 +96,16 @@ def rows_of(options, output, process):
     return remaining, total and total - len(done), lambda name: int(str(name).rpartition("/")[2]), read_row
 
 
-def progress(options, total):
-    """A bar on the terminal, with photos a second and the time left, unless the captions are shown there."""
+def progress_bar(options, total):
+    """A progress bar on the terminal, unless the captions are printed there."""
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() and (options.output or options.txt or not sys.stdout.isatty())
     return tqdm(total=total, unit=" photos", disable=not shown)
 
 
-def report(failed, done):
-    """Name the photos that could not be captioned. Returns the exit status."""
+def report_failures(failed, done):
+    """Print the photos that could not be captioned. Returns the exit status."""
     for name, error in failed:
         print_error(error if name in str(error) else f"{name}: {error}")
     if failed and done + len(failed) > 1:

@@ -1,4 +1,4 @@
-"""Writing a captioner, or any other file, so that it is whole or absent: `save_captioner`, `writing`."""
+"""Atomic writing: `save_captioner`, and `writing` for other files."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
-def save_captioner(model, processor, folder, state_dict=None, remedy="make room, then try again."):
-    """Write a captioner into `folder` so that at every moment the folder loads: each file is whole or the old one.
+def save_captioner(model, processor, folder, state_dict=None, remedy="free disk space, then try again."):
+    """Save a captioner to `folder`, replacing each file atomically, so that the folder can be loaded at any time.
 
-    Raises `OSError`, which ends with `remedy`, where it cannot be written.
+    Raises `OSError` with a message ending in `remedy` if it cannot be written.
     """
     folder = Path(folder)
     part = folder / "part"
@@ -25,10 +25,10 @@ def save_captioner(model, processor, folder, state_dict=None, remedy="make room,
 
 
 @contextlib.contextmanager
-def writing(place, part=None, remedy="make room, then try again."):
-    """While `place` is written, by way of the folder `part`, of which nothing is there before or left of a failure.
+def writing(place, part=None, remedy="free disk space, then try again."):
+    """Context for writing `place` by way of the temporary folder `part`, which is removed before and after a failure.
 
-    Raises `OSError` with one sentence, which ends with `remedy`, where the disk is full or forbids it.
+    Raises `OSError` with one sentence ending in `remedy` if the disk is full or not writable.
     """
     if part:
         shutil.rmtree(part, ignore_errors=True)

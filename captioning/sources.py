@@ -1,4 +1,4 @@
-"""Which photos to caption: paths, folders, patterns, lists of paths, data sets."""
+"""Photo sources: paths, folders, glob patterns, lists of paths, datasets."""
 
 import glob
 import io
@@ -12,53 +12,53 @@ from modeling_captioner import PhotoError, open_photo
 from modeling_captioner.photos import FORMATS
 
 
-def find_photos(given, lists, recursive):
-    """The paths of all photos that `given` (paths, folders, patterns) and the files `lists` name, in this order."""
-    given = [path for one in given for path in (read_list("-") if one == "-" else [one])]
-    given += [path for file in lists for path in read_list(file)]
-    if not given:
-        raise ValueError("No photo is named; give pictures, folders, a --list, or a --dataset_name.")
-    return [path for one in given for path in expand(one, recursive)]
+def find_photos(patterns, lists, recursive):
+    """The paths of all photos named by `patterns` (paths, folders, globs) and then by the files `lists`."""
+    patterns = [path for pattern in patterns for path in (read_list("-") if pattern == "-" else [pattern])]
+    patterns += [path for file in lists for path in read_list(file)]
+    if not patterns:
+        raise ValueError("No photos given; pass images, folders, --list or --dataset_name.")
+    return [path for pattern in patterns for path in expand(pattern, recursive)]
 
 
 def read_list(file):
-    """The paths in a file ("-" for standard input), a line each, or with NUL between them as `find -print0` writes."""
+    """Read paths from a file ("-" for standard input), one per line or NUL-separated as written by `find -print0`."""
     data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     paths = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [os.fsdecode(path) for path in paths if path.strip()]
 
 
-def expand(given, recursive):
-    """The path itself, a folder's pictures, or what a pattern matches; the path itself where there are none."""
-    if not os.path.exists(given) and glob.has_magic(given):
-        found = [path for match in sorted(glob.glob(given, recursive=True)) for path in expand(match, recursive)]
-        return found or [given]
-    if not os.path.isdir(given):
-        return [given]
+def expand(pattern, recursive):
+    """Expand a folder to its images and a glob to its matches; the pattern itself if there are none."""
+    if not os.path.exists(pattern) and glob.has_magic(pattern):
+        found = [path for match in sorted(glob.glob(pattern, recursive=True)) for path in expand(match, recursive)]
+        return found or [pattern]
+    if not os.path.isdir(pattern):
+        return [pattern]
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    files = Path(given).rglob("*") if recursive else Path(given).iterdir()
-    pictures = [path for path in files if path.suffix.lower() in suffixes and path.is_file()]
-    shown = [path for path in pictures if not any(part.startswith(".") for part in path.relative_to(given).parts)]
-    return [str(path) for path in sorted(shown)] or [given]
+    files = Path(pattern).rglob("*") if recursive else Path(pattern).iterdir()
+    images = [path for path in files if path.suffix.lower() in suffixes and path.is_file()]
+    visible = [path for path in images if not any(part.startswith(".") for part in path.relative_to(pattern).parts)]
+    return [str(path) for path in sorted(visible)] or [pattern]
 
 
 def read_file(path, side=None):
-    """The photo at `path`; `side` as `open_photo` takes it. Raises `PhotoError`."""
+    """Open the photo at `path`; see `open_photo` for `side`. Raises `PhotoError`."""
     if os.path.isdir(path):
-        raise PhotoError(f"{path} is a folder without pictures; give one that holds JPEG or PNG files.")
+        raise PhotoError(f"{path} is a folder without images; give one that contains JPEG or PNG files.")
     return open_photo(path, side=side)
 
 
 def stream_dataset(name, config, split, column):
-    """A data set's photos, read while they are captioned: pairs of a name, SPLIT/NUMBER, and what `read_row` takes; and
-    how many there are, or None where it does not say."""
+    """Stream the photos of a dataset. Returns pairs of a name, SPLIT/NUMBER, and an argument for `read_row`; and the
+    number of photos, or None if unknown."""
     import datasets
 
     datasets.disable_progress_bars()
     rows = datasets.load_dataset(name, config, split=split, streaming=True)
     columns = rows.column_names or list(next(iter(rows), {}))
     if column not in columns:
-        raise ValueError(f"{name} has no column {column!r} but {', '.join(columns)}; name the photos': --image_column.")
+        raise ValueError(f"{name} has no column {column!r}, only {', '.join(columns)}; set --image_column.")
     rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
     splits = rows.info.splits or {}
     total = splits[split].num_examples if split in splits else None
@@ -66,9 +66,9 @@ def stream_dataset(name, config, split, column):
 
 
 def read_row(image, side=None):
-    """The photo in a data set's cell: bytes, or where they lie. Raises `PhotoError`."""
+    """Open the photo in a dataset cell: bytes, a path or a URL. Raises `PhotoError`."""
     if image is None:
-        raise PhotoError("The row has no photo.")
+        raise PhotoError("The row contains no image.")
     if image["bytes"] is not None:
         return open_photo(io.BytesIO(image["bytes"]), side=side)
     if "://" not in image["path"]:
@@ -79,5 +79,5 @@ def read_row(image, side=None):
         with fsspec.open(image["path"]) as file:
             data = file.read()
     except OSError as error:
-        raise PhotoError(f"{image['path']} cannot be fetched ({error}).") from error
+        raise PhotoError(f"{image['path']} could not be downloaded ({error}).") from error
     return open_photo(data, side=side)

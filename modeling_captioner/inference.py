@@ -29,11 +29,11 @@ if torch.backends.mkldnn.is_available() and all(
 def fold_batch_norms(network):
     """Make a timm network fold its batch norms in inference; its weights and their names stay the same."""
     for block in network.modules():
-        if type(block) is ConvNormAct and block.aa is None and _can_be_fold(block.conv, block.bn):
+        if type(block) is ConvNormAct and block.aa is None and _can_fold(block.conv, block.bn):
             block.__class__ = FoldingConvNormAct
 
 
-def _can_be_fold(conv, norm):
+def _can_fold(conv, norm):
     """False for custom padding and other norms, such as group norm."""
     return type(conv) is nn.Conv2d and type(norm) is BatchNormAct2d
 

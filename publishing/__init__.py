@@ -1,1 +1,1 @@
-"""From a captioner to a repository on the Hub, a Space, or ONNX."""
+"""Publishing a captioner: to a model repository on the Hub, to a Space, or as ONNX."""

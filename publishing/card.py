@@ -1,4 +1,4 @@
-"""The model card: of the shipped captioner `model_card.md`, of any other one filled in from its own training."""
+"""Model cards: `model_card.md` for the shipped captioner, and one generated from the training run for all others."""
 
 import json
 from pathlib import Path
@@ -11,32 +11,32 @@ from huggingface_hub.constants import ENDPOINT
 from modeling_captioner import explain, open_photo
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = [ROOT / "demo" / "examples" / f"{name}.jpg" for name in ("astronaut", "chelsea", "rocket")]  # free of rights
-METRICS = {"CIDEr-D": "cider", "BLEU-4": "bleu", "ROUGE-L": "rouge"}  # our names, and those of the Hub
+EXAMPLES = [ROOT / "demo" / "examples" / f"{name}.jpg" for name in ("astronaut", "chelsea", "rocket")]  # public domain
+METRICS = {"CIDEr-D": "cider", "BLEU-4": "bleu", "ROUGE-L": "rouge"}  # our names -> the Hub's
 TASK = "image-text-to-text"
 
 
 def shipped_card(name):
-    """The card of the captioner in `modeling_captioner/`, for the repository `name`."""
+    """The model card of the shipped captioner, for the repository `name`."""
     card = ModelCard.load(ROOT / "model_card.md")
     card.text = card.text.replace('"modeling_captioner"', f'"{name}"')
     return card
 
 
 def trained_card(model, source, name, licence):
-    """The card of a captioner that somebody has trained.
+    """The model card of a trained captioner.
 
     Args:
         model: the captioner.
-        source: its folder; what a training left there (history.jsonl, settings.yaml, curves.png) goes into the card.
-        name: its repository.
-        licence: the Hub's identifier of one, such as "mit", or None where nobody has said.
+        source: its folder; the card includes the training results in it (history.jsonl, settings.yaml, curves.png).
+        name: the name of its repository.
+        licence: a license identifier of the Hub, such as "mit", or None if unknown.
     """
     source = Path(source)
     stages, command = _stages(source / "settings.yaml")
     last = stages[-1] if stages else {}
     results = _best(source / "history.jsonl")
-    origin, base_model = _origin(stages[0]) if stages else ("weights of which nothing is known here", None)
+    origin, base_model = _origin(stages[0]) if stages else ("weights of unknown origin", None)
     folder = Path(last.get("data_dir") or last.get("captions_file") or "unknown").resolve()
     data = last.get("dataset_name") or folder.name
     split = "train" if last.get("validation_fraction") == 0 else "validation"
@@ -86,7 +86,7 @@ def trained_card(model, source, name, licence):
 
 
 def add_examples(card, model, processor, name):
-    """Put into a card what the Hub shows as examples: photos of the repository `name`, with the model's captions."""
+    """Add the widget examples to a card: photos of the repository `name`, with the model's captions."""
     card.data["widget"] = [
         {
             "src": f"{ENDPOINT}/{name}/resolve/main/examples/{file.name}",
@@ -98,7 +98,7 @@ def add_examples(card, model, processor, name):
 
 
 def _stages(file):
-    """The settings of a training's stages, and the command line that it began with."""
+    """The settings of all training stages, and the command line of the run."""
     if not file.exists():
         return [], ""
     text = file.read_text()
@@ -106,7 +106,7 @@ def _stages(file):
 
 
 def _best(file):
-    """The metrics of the weights that a training kept, the best of its last stage. {} where there are none."""
+    """The metrics of the saved weights, which scored best in the last stage; {} if there are none."""
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     rows = [row for row in rows if "score" in row and row["stage"] == rows[-1]["stage"]]
     best = max(rows, key=lambda row: row["score"], default={})
@@ -114,7 +114,7 @@ def _best(file):
 
 
 def _origin(first):
-    """What a training began from, in words, and its name if it lies on the Hub."""
+    """A description of the initial weights, and their name if they are on the Hub."""
     if model := first["model"]:
         local = Path(model).is_dir()
         return f"the captioner `{Path(model).name if local else model}`", None if local else model

@@ -1,8 +1,7 @@
-"""Exporting a captioner as ONNX, for places without PyTorch (a phone, a browser, a service in another language), or as
-a model repository in a folder.
+"""Export a captioner to ONNX, to run it without PyTorch (on a phone, in a browser), or as a model repository.
 
-`python -m publishing.export --onnx DIR --model runs/captioner`; `examples/caption_onnx.py` runs what it writes. Needs
-the packages onnx and onnxscript.
+`python -m publishing.export --onnx DIR --model runs/captioner`; `examples/caption_onnx.py` runs the exported model.
+ONNX export requires the packages onnx and onnxscript.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from .publish import write_repository
 
 
 class Encoder(nn.Module):
-    """`pixel_values` (batch, 3, size, size) to the regions (batch, regions, hidden) and the states before any word."""
+    """Maps `pixel_values` (batch, 3, size, size) to regions (batch, regions, hidden) and the initial RNN states."""
 
     def __init__(self, model):
         super().__init__()
@@ -31,7 +30,7 @@ class Encoder(nn.Module):
 
     def forward(self, pixel_values):
         regions = self.encoder(pixel_values).last_hidden_state
-        # As the decoder begins where it has no states: the first RNN with a glance at the whole photo, the rest zeros.
+        # The decoder's initial state: the first RNN starts from the mean region, the rest from zeros.
         first = self.decoder.first_state(regions.mean(dim=1)).tanh().unflatten(1, (self.config.num_layers, -1))
         second = torch.zeros_like(first[:, :1])
         if self.config.rnn_type == "gru":
@@ -40,8 +39,8 @@ class Encoder(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """A word a caption (batch, 1), regions and states to logits (batch, 1, vocabulary), attention weights
-    (batch, heads, 1, regions) and the states after this word."""
+    """Maps one word per caption (batch, 1), regions and states to logits (batch, 1, vocabulary), attention weights
+    (batch, heads, 1, regions) and the new states."""
 
     def __init__(self, model):
         super().__init__()
@@ -55,13 +54,13 @@ class DecoderStep(nn.Module):
 
 
 def export_onnx(source, folder):
-    """Write the captioner `source` (a folder or a name on the Hub) as ONNX, in float32, into `folder`.
+    """Export the captioner `source` (a folder or a name on the Hub) to `folder` as ONNX, in float32.
 
-    The layout is transformers.js': `onnx/encoder_model.onnx` and `onnx/decoder_model_merged.onnx`, and beside them
-    config.json, generation_config.json, tokenizer.json, tokenizer_config.json and preprocessor_config.json. The
-    encoder gives the RNNs' states before the first word (`present.*`) with the regions, so one decoder serves the first
-    step and the later ones: each takes the states of the one before (`past_key_values.*`). Raises `ValueError` where
-    `source` is no whole captioner.
+    The layout follows transformers.js: `onnx/encoder_model.onnx` and `onnx/decoder_model_merged.onnx`, with
+    config.json, generation_config.json, tokenizer.json, tokenizer_config.json and preprocessor_config.json in the
+    folder above. The encoder returns the initial RNN states (`present.*`) together with the regions, so that the same
+    decoder runs the first and all later steps, each of which takes the previous states (`past_key_values.*`). Raises
+    `ValueError` if `source` is not a valid captioner.
     """
     model, processor = load_captioner(str(source), "cpu", "float32")
     folder = Path(folder)
@@ -72,29 +71,29 @@ def export_onnx(source, folder):
     with torch.no_grad():
         regions, *states = encoder(pixel_values)
     names = [f"{rnn}.{part}" for rnn in ("first", "second") for part in range(len(states) // 2)]
-    before, after = [f"past_key_values.{name}" for name in names], [f"present.{name}" for name in names]
+    past, present = [f"past_key_values.{name}" for name in names], [f"present.{name}" for name in names]
     batch = {0: torch.export.Dim("batch")}
     _export(
         encoder,
         (pixel_values,),
         folder / "onnx" / "encoder_model.onnx",
         input_names=["pixel_values"],
-        output_names=["last_hidden_state", *after],
+        output_names=["last_hidden_state", *present],
         dynamic_shapes=(batch,),
     )
     _export(
         decoder,
         (torch.full((2, 1), model.config.decoder_start_token_id), regions, states),
         folder / "onnx" / "decoder_model_merged.onnx",
-        input_names=["input_ids", "encoder_hidden_states", *before],
-        output_names=["logits", "cross_attentions", *after],
+        input_names=["input_ids", "encoder_hidden_states", *past],
+        output_names=["logits", "cross_attentions", *present],
         dynamic_shapes=(batch, batch, [batch] * len(states)),
     )
 
 
 def _export(module, inputs, file, **names):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's exporter warns of PyTorch
+        warnings.simplefilter("ignore")  # the exporter warns about PyTorch internals
         torch.onnx.export(module.eval(), inputs, file, **names, dynamo=True, external_data=False, verbose=False)
 
 
@@ -104,18 +103,18 @@ def _write_settings(model, processor, folder):
         part.save_pretrained(folder)
     for file in folder.glob("*config.json"):
         settings = json.loads(file.read_text())
-        settings.pop("auto_map", None)  # names Python files, which are not here
+        settings.pop("auto_map", None)  # refers to Python files, which are not exported
         file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m publishing.export", description=__doc__)
     parser.add_argument(
-        "--model", default=str(SHIPPED), help="A folder or a name on the Hub. Default: the shipped captioner."
+        "--model", default=str(SHIPPED), help="A local folder, or a name on the Hub. Default: the shipped captioner."
     )
-    written = parser.add_mutually_exclusive_group(required=True)
-    written.add_argument("--onnx", metavar="DIR", help="Folder to write it into as ONNX.")
-    written.add_argument("--folder", metavar="DIR", help="Folder to write it into as a model repository.")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--onnx", metavar="DIR", help="Folder for the ONNX export.")
+    target.add_argument("--folder", metavar="DIR", help="Folder for the model repository.")
     options = parser.parse_args(arguments)
     try:
         if options.onnx:

@@ -125,10 +125,10 @@ def test_good_photos_are_captioned_beside_bad_ones(photos, learnt_captioner, tmp
     assert status == 1
     assert errors == [
         f"error: {text} is not a picture that can be read; save it as JPEG or PNG.",
-        f"error: {empty} is empty; export it anew as JPEG or PNG.",
-        f"error: {truncated} is damaged or incomplete; export it anew as JPEG or PNG.",
+        f"error: {empty} is empty; export it again as JPEG or PNG.",
+        f"error: {truncated} is damaged or incomplete; export it again as JPEG or PNG.",
         f"error: {missing} does not exist; check the path.",
-        f"error: {tmp_path / 'nothing'} is a folder without pictures; give one that holds JPEG or PNG files.",
+        f"error: {tmp_path / 'nothing'} is a folder without images; give one that contains JPEG or PNG files.",
         "error: 5 of 7 photos could not be captioned.",
     ]
 
@@ -253,18 +253,24 @@ def test_a_model_runs_no_code_of_its_own(photos, learnt_captioner, tmp_path, run
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("model.safetensors"), "holds no captioner: model*.safetensors is missing; give a folder that"),
-        (without("config.json"), "holds no captioner: config.json is missing; give a folder that"),
-        (without("tokenizer.json"), "holds no captioner: tokenizer.json is missing; give a folder that"),
-        (truncated("model.safetensors"), "is damaged: its files cannot be read or do not fit; write it anew."),
-        (truncated("config.json"), "is damaged: its files cannot be read or do not fit; write it anew."),
-        (truncated("tokenizer.json"), "is damaged: its files cannot be read or do not fit; write it anew."),
-        (configured(hidden_size=64), "is damaged: its files cannot be read or do not fit; write it anew."),
+        (
+            without("model.safetensors"),
+            "contains no captioner: model*.safetensors is missing; give a folder written by train/.",
+        ),
+        (without("config.json"), "contains no captioner: config.json is missing; give a folder written by train/."),
+        (
+            without("tokenizer.json"),
+            "contains no captioner: tokenizer.json is missing; give a folder written by train/.",
+        ),
+        (truncated("model.safetensors"), "is damaged: its files are unreadable or do not match; save it again."),
+        (truncated("config.json"), "is damaged: its files are unreadable or do not match; save it again."),
+        (truncated("tokenizer.json"), "is damaged: its files are unreadable or do not match; save it again."),
+        (configured(hidden_size=64), "is damaged: its files are unreadable or do not match; save it again."),
         (configured(rnn_typ="gru"), "CaptionerConfig has no option 'rnn_typ'; did you mean 'rnn_type'?"),
         (configured(rnn_type="rnn"), "Field 'rnn_type' expected one of ('gru', 'lstm'), got rnn"),
-        (forgetful, "1 weights are missing; write it anew."),
-        (foreign, "its type is 'stranger', and captioners are needed; give one that train/ wrote."),
-        (shutil.rmtree, "is not a folder; give one that train/ wrote, or a name on the Hub."),
+        (forgetful, "1 weights are missing; save it again."),
+        (foreign, "the model type is 'stranger', not 'captioner'; give a model written by train/."),
+        (shutil.rmtree, "is not a folder; give a folder written by train/ or a name on the Hub."),
     ],
 )
 def test_bad_models(photos, learnt_captioner, tmp_path, run_here, change, message):
@@ -281,11 +287,14 @@ def test_bad_models(photos, learnt_captioner, tmp_path, run_here, change, messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--device", "toaster"], "device 'toaster' is not to be had here; leave --device out, or give cpu."),
-        (["--device", "meta"], "device 'meta' is not to be had here; leave --device out, or give cpu."),
-        (["--attention", "maps.xyz"], "--attention maps.xyz: end the name with .png, .jpg, .pdf or .svg."),
-        (["--attention", "no/maps.png"], "--attention no/maps.png: the folder does not exist; make it first."),
-        (["a.png"] * 33 + ["--attention", "a.png"], "--attention draws at most 30 photos, not 41; give fewer."),
+        (["--device", "toaster"], "device 'toaster' is not available; omit --device, or pass cpu."),
+        (["--device", "meta"], "device 'meta' is not available; omit --device, or pass cpu."),
+        (["--attention", "maps.xyz"], "--attention maps.xyz: the file name must end with .png, .jpg, .pdf or .svg."),
+        (["--attention", "no/maps.png"], "--attention no/maps.png: the folder does not exist; create it first."),
+        (
+            ["a.png"] * 33 + ["--attention", "a.png"],
+            "--attention draws at most 30 photos, but 41 were given; pass fewer.",
+        ),
     ],
 )
 def test_bad_options(photos, learnt_captioner, run_here, options, message):

@@ -108,7 +108,7 @@ def test_a_data_set_that_vanishes_is_named(running, photo_set, tmp_path):
     error = trainer.error()
     assert str(photo_set) in error
     # The latter where the photo went between the look for it and its opening.
-    assert error.endswith(("does not exist; check the path.", "export it anew as JPEG or PNG."))
+    assert error.endswith(("does not exist; check the path.", "export it again as JPEG or PNG."))
     assert_still_whole(tmp_path / "run")
 
 

@@ -108,16 +108,16 @@ def test_wrong_requests_get_one_sentence_each(asked):
         *["The request has no photo"] * 2,
         "The request has 0 photos",
         "The request has 40 photos",
-        "Photo 1 is NoneType",
-        "Photo 1 is a string that is not base64",
+        "Photo 1 has type NoneType",
+        "Photo 1 is not a valid base64 string",
         "Photo 2: The picture is not a picture that can be read",
         "Photo 1: The picture is damaged",
-        "parameters=3 is no object",
-        "text=3 is no string",
+        "parameters=3 is not an object",
+        "text=3 is not a string",
         "The parameter 'beams' is unknown",
         "The parameter 'custom_generate' is unknown",
-        "num_beams=1000 must be a whole number from 1 to 16",
-        "max_new_tokens='many' must be a whole number from 1 to 64",
+        "num_beams=1000 must be an integer from 1 to 16",
+        "max_new_tokens='many' must be an integer from 1 to 64",
     ]
     expected += [""] + ["The parameters {"] * 2
     for sentence, beginning in zip(sentences, expected, strict=True):

@@ -191,7 +191,7 @@ def test_captions_of_one_photo_share_its_regions(tiny_captioner, photos, ids):
     together = model(photos, labels=labels).logits
     apart = model(photos.repeat_interleave(2, 0), labels=labels).logits
     torch.testing.assert_close(together, apart)
-    with pytest.raises(ValueError, match="not a multiple"):
+    with pytest.raises(ValueError, match="4 captions do not divide evenly among 3 photos"):
         model(photos, labels=labels[:4])
 
 

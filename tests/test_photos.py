@@ -168,8 +168,8 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path):
     assert_refused(missing, f"{missing} does not exist; check the path.")
     assert_refused(str(missing), f"{missing} does not exist; check the path.")
     assert_refused("", " does not exist; check the path.")
-    assert_refused(tmp_path, f"{tmp_path} is not a file; give the path of a picture.")
-    assert_refused(empty, f"{empty} is empty; export it anew as JPEG or PNG.")
+    assert_refused(tmp_path, f"{tmp_path} is not a file; give the path of an image.")
+    assert_refused(empty, f"{empty} is empty; export it again as JPEG or PNG.")
     assert_refused(text, f"{text} is not a picture that can be read; save it as JPEG or PNG.")
     assert_refused(page, f"{page} is not a picture that can be read; save it as JPEG or PNG.")
     assert_refused(b"", "The picture is not a picture that can be read; save it as JPEG or PNG.")
@@ -192,7 +192,7 @@ def test_truncated_pictures_are_refused(kind, share, tmp_path):
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    assert_refused(tmp_path / "pipe.png", f"{tmp_path / 'pipe.png'} is not a file; give the path of a picture.")
+    assert_refused(tmp_path / "pipe.png", f"{tmp_path / 'pipe.png'} is not a file; give the path of an image.")
 
 
 def bomb(width, height):
@@ -214,7 +214,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
     path.write_bytes(bomb(60_000, 60_000))
     assert_refused(path, f"{path} has too many pixels; make it smaller.")
     path.write_bytes(bomb(10_000, 5_000))
-    assert_refused(path, f"{path} is damaged or incomplete; export it anew as JPEG or PNG.")
+    assert_refused(path, f"{path} is damaged or incomplete; export it again as JPEG or PNG.")
     squares(UPRIGHT).save(path)
     assert_upright(open_photo(path, max_pixels=48 * 32))
     with pytest.raises(PhotoError, match="48 x 32 pixels"):

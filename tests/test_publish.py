@@ -227,10 +227,10 @@ def test_shipped_captioner_has_its_own_card(hub, command):
     ("token", "name", "named"),
     [
         ("", "tester/x", "Publishing needs a login: run `hf auth login`"),
-        ("hf_unknown", "tester/x", "The Hub does not accept the token; log in with `hf auth login`"),
-        ("hf_reader", "tester/x", "The token has no right to write to tester/x"),
-        ("hf_writer", "other/x", "The token has no right to write to other/x"),
-        ("hf_writer", "other/theirs", "The token has no right to write to other/theirs"),
+        ("hf_unknown", "tester/x", "The Hub rejected the token; log in with `hf auth login`"),
+        ("hf_reader", "tester/x", "The token has no write access to tester/x"),
+        ("hf_writer", "other/x", "The token has no write access to other/x"),
+        ("hf_writer", "other/theirs", "The token has no write access to other/theirs"),
         ("hf_writer", "a b", "Repo id must"),
     ],
 )
@@ -252,10 +252,10 @@ def test_who_may_not_publish_hears_it_before_the_training(hub, command, tmp_path
         ("PUT", "/lfs/", "drop", {}, ""),  # the library itself tries again
         ("POST", "/commit/", "drop", {}, "could not be reached"),
         ("POST", "/commit/", "lose", {}, "could not be reached"),
-        ("POST", "/commit/", 500, {}, "The Hub answers 500 (failed on purpose)"),
-        ("POST", "/commit/", 429, {"Retry-After": "1"}, "The Hub asks to wait because of too many requests"),
-        ("POST", "/validate-yaml", 502, {}, "gave an answer that is none of the Hub's"),
-        ("POST", "/repos/create", 502, {}, "The Hub answers 502"),
+        ("POST", "/commit/", 500, {}, "The Hub returned 500 (failed on purpose)"),
+        ("POST", "/commit/", 429, {"Retry-After": "1"}, "The Hub's rate limit is exceeded"),
+        ("POST", "/validate-yaml", 502, {}, "returned an invalid response"),
+        ("POST", "/repos/create", 502, {}, "The Hub returned 502"),
     ],
 )
 def test_what_passes_is_tried_again(hub, push, tmp_path, method, path, how, headers, said):
@@ -266,7 +266,7 @@ def test_what_passes_is_tried_again(hub, push, tmp_path, method, path, how, head
     assert status == 0, errors
     assert not hub.failures
     assert said in errors
-    assert bool(said) == ("; trying again in 1 s." in errors)
+    assert bool(said) == ("; retrying in 1 s." in errors)
     assert len(hub.repository(name).commits) == 2
     assert "model.safetensors" in hub.repository(name).files()
 
@@ -274,11 +274,11 @@ def test_what_passes_is_tried_again(hub, push, tmp_path, method, path, how, head
 @pytest.mark.parametrize(
     ("method", "path", "how", "headers", "named"),
     [
-        ("POST", "/commit/", 500, {}, "The Hub answers 500 (failed on purpose), and nothing of NAME was changed"),
-        ("POST", "/commit/", 403, {}, "The token has no right to write to NAME"),
-        ("POST", "/commit/", 429, {"Retry-After": "3600"}, "The Hub asks to wait because of too many requests, and"),
-        ("POST", "/preupload/", 413, {}, "The Hub refuses to publish NAME: The Hub answers 413"),
-        ("PUT", "/lfs/", 403, {}, "The token has no right to write to NAME"),
+        ("POST", "/commit/", 500, {}, "The Hub returned 500 (failed on purpose), and NAME was not changed"),
+        ("POST", "/commit/", 403, {}, "The token has no write access to NAME"),
+        ("POST", "/commit/", 429, {"Retry-After": "3600"}, "The Hub's rate limit is exceeded, and"),
+        ("POST", "/preupload/", 413, {}, "NAME could not be published (The Hub returned 413"),
+        ("PUT", "/lfs/", 403, {}, "The token has no write access to NAME"),
     ],
 )
 def test_what_does_not_pass_is_a_sentence_and_changes_nothing(
@@ -311,7 +311,7 @@ def test_private_or_not_at_all(hub, push):
     assert push("tester/public")[0] == 0
     status, _, errors = push("tester/public", "--hub_private_repo", "--hub_license", "mit")
     assert status == 1
-    assert "error: tester/public is public already" in errors
+    assert "error: tester/public is already public" in errors
     assert len(hub.repository("tester/public").commits) == 2
 
 
@@ -328,7 +328,7 @@ def test_a_damaged_captioner_is_not_published(hub, command, learnt_captioner, tm
 
 
 def test_who_may_not_deploy_hears_it(hub, command, learnt_captioner):
-    for token, name, told in (("", "tester/x", "needs a login"), ("hf_writer", "other/x", "no right to write to")):
+    for token, name, told in (("", "tester/x", "needs a login"), ("hf_writer", "other/x", "no write access to")):
         status, _, errors = command("--deploy", name, "--model", learnt_captioner, program="app", token=token)
         assert status == 1
         assert told in errors

@@ -108,7 +108,7 @@ def test_a_data_set(drawn_set, drawn_photos, tmp_path, run_here):
     assert [(row["file"], row["caption"]) for row in rows_in(tmp_path / "a.jsonl")] == expected
     status, _, (error,) = run_here(*given, "--resume", "--image_column", "picture")
     assert status == 1
-    assert "has no column 'picture' but image, captions" in error
+    assert "has no column 'picture', only image, captions" in error
 
 
 @pytest.mark.parametrize(("name", "growing"), [("a.jsonl", "a.jsonl"), ("a.json", "a.json.part0")])
@@ -151,7 +151,7 @@ def test_a_full_disk_is_told_and_resumed(captions, files, learnt_captioner, tmp_
         timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
     )
-    told = f"error: {tmp_path / 'a.tsv'} cannot grow (File too large); make room, then --resume.\n"
+    told = f"error: {tmp_path / 'a.tsv'} could not be written (File too large); free disk space, then use --resume.\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
     assert (tmp_path / "a.tsv").read_text() == whole[:most]
     assert run_here(*files, "--output", tmp_path / "a.tsv", "--resume") == (0, [], [])
@@ -165,9 +165,9 @@ def test_captions_on_another_machine_are_missed(tmp_path):
         output.path.parent.mkdir()
         output.begin([], resume=False)
         output.add([(f"{process}.png", "a dog", -1.0)])
-    with pytest.raises(ValueError, match=r"here/a\.tsv lacks 1 captions, which lie on other machines"):
+    with pytest.raises(ValueError, match=r"here/a\.tsv lacks 1 captions, which are on other machines"):
         here.finish(str, 2)
-    there.growing.rename(tmp_path / "here" / there.growing.name)
+    there.part.rename(tmp_path / "here" / there.part.name)
     here.finish(str, 2)
     assert here.path.read_text() == "0.png\ta dog\n1.png\ta dog\n"
 
@@ -190,10 +190,10 @@ def test_processes_share_the_photos(captions, files, learnt_captioner, tmp_path)
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("a.xml", "end the name with .tsv, .jsonl, .csv, .json."),
-        ("no/a.csv", "the folder does not exist; make it first."),
-        ("sub/metadata.jsonl", "does not lie below it; write metadata.jsonl above the photos."),
-        ("0.json", "holds something else than captions; give another name."),
+        ("a.xml", "the file name must end with .tsv, .jsonl, .csv, .json."),
+        ("no/a.csv", "the folder does not exist; create it first."),
+        ("sub/metadata.jsonl", "is outside its folder; write metadata.jsonl to a folder above the photos."),
+        ("0.json", "contains something other than captions; give another name."),
     ],
 )
 def test_bad_outputs(captions, files, tmp_path, run_here, output, message):
