@@ -290,8 +290,8 @@ def test_a_private_page_lets_nobody_in(site, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--auth", "ann"], "--auth needs a name and a password: NAME:PASSWORD."),
-        (["--auth", "ann:secret", "--mcp"], "Agents bring no password: leave out --mcp or --auth."),
+        (["--auth", "ann"], "--auth is not of the form NAME:PASSWORD; give both."),
+        (["--auth", "ann:secret", "--mcp"], "--auth does not protect --mcp; use only one of them."),
     ],
 )
 def test_a_page_that_would_not_be_private_does_not_start(options, sentence):
