@@ -25,8 +25,8 @@ def parse_options(arguments=None):
     parser = argparse.ArgumentParser(
         prog="caption.py",
         description="Caption photos. Prints one line PATH<TAB>CAPTION per photo, in the given order. Photos that "
-        "cannot be captioned are skipped and listed on standard error at the end, and the exit status is 1. To use several "
-        "processes or machines: accelerate launch caption.py PHOTO ... --output FILE.",
+        "cannot be captioned are skipped and listed on standard error at the end; the exit status is then 1. For "
+        "several processes or machines: accelerate launch caption.py PHOTO ... --output FILE.",
         epilog="Control characters in paths, such as tabs and line breaks, are escaped as \\t, \\n, \\x1b; --json and "
         "the other formats keep the path unchanged.",
     )

@@ -64,7 +64,7 @@ class CaptionerEncoder(nn.Module):
     def freeze(self, blocks, batch_norms=False):
         """Freeze these blocks, named as the children of the network, and unfreeze the others.
 
-        With `batch_norms`, the batch norms of the other blocks keep their statistics too, while their scales are trained.
+        With `batch_norms`, the batch norms of the other blocks keep their statistics too, but train their scales.
         """
         self.frozen_blocks, self.frozen_batch_norms = blocks, batch_norms
         self.backbone.requires_grad_(not blocks)
