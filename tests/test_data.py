@@ -23,7 +23,7 @@ TEXTS = ["a small one", "the photo"]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("train.data.dataset.HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("train.data.download.PHOTOS", tmp_path / "photos")
 
 
 @pytest.fixture

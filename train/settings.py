@@ -64,6 +64,7 @@ class Settings:
         " epoch, and a run that is resumed in the middle of an epoch reads it from its start to get there.",
     )
     max_broken_fraction: float = option(0.05, "Stop if a larger share of the photos cannot be opened.")
+    download_workers: int = option(32, "Photos fetched at once, where the data set has their web addresses.")
     features_dir: str | None = option(None, "Folder for cached features. Default: output_dir/features.")
     dataloader_num_workers: int = option(0, "Processes that read photos.")
 

@@ -3,22 +3,25 @@
 import hashlib
 import io
 import logging
-import urllib.request
+import os
 from pathlib import Path
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
-from huggingface_hub.constants import HF_HOME
+from tqdm.auto import tqdm
 
 from modeling_captioner import PhotoError, open_photo
 
+from .download import cached_file, download, is_address
 from .layouts import load_folder
 
 FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
-URL_COLUMNS = ("url", "coco_url")
 CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
 KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
+TRIED = 100  # photos of which one must be there
+NAMED = 20  # skipped photos that the log names
+PHOTOS_PER_PROCESS = 1000  # at least, so that starting it is worth its while
 logger = logging.getLogger(__name__)
 
 
@@ -69,8 +72,6 @@ def _two_columns(split, settings):
     image = column_of(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
     captions = _texts(split, settings)
     photos = split.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
-    if image in URL_COLUMNS:
-        photos = photos.map(lambda row: {"image": fetched(row["image"])}, desc="fetching photos")
     # Not by map, which would copy the photos.
     photos = photos.cast_column("image", FEATURES["image"]).add_column(
         "captions", captions, feature=FEATURES["captions"]
@@ -135,21 +136,6 @@ def texts_of(value):
     return [text for text in texts if text and text.strip()]
 
 
-def fetched(url):
-    """The path of the photo at `url`, fetched once and kept in the Hugging Face cache; None where it is missing."""
-    file = Path(HF_HOME) / "captioner-photos" / url.partition("://")[2].replace("/", "_")
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
-        try:
-            with urllib.request.urlopen(url, timeout=20) as answer:
-                part.write_bytes(answer.read())
-        except (OSError, ValueError):  # unreachable, refused, no such photo; or no URL at all
-            return None
-        part.replace(file)
-    return str(file)
-
-
 def _with_validation(splits, settings):
     """The set's own validation split, or a share of the photos, drawn by the seed."""
     train = splits.get("train", next(iter(splits.values()))).shuffle(seed=settings.seed)
@@ -181,21 +167,62 @@ def validation_split(splits, settings):
 
 
 def _without_broken(split, name, settings):
-    """The photos that can be opened; the others are named in the log. The result is cached by `datasets`."""
-    fine = split.map(
-        lambda row: {"reason": _reason(row)}, remove_columns=split.column_names, desc=f"trying the photos of {name}"
-    )["reason"]
-    reasons = [reason for reason in fine if reason]
-    for reason in reasons:
+    """The photos that can be opened; those at addresses are fetched before. The others are named in the log."""
+    count = len(split)
+    split, reasons = _fetched(split, name, settings)
+    tried = split.map(
+        lambda row: {"reason": _reason(row)},
+        remove_columns=split.column_names,
+        num_proc=_processes(count),
+        desc=f"trying the photos of {name}",
+    )["reason"][:]  # cached by `datasets`
+    reasons += filter(None, tried)
+    _check_broken(reasons, count, name, settings)
+    for reason in reasons[:NAMED]:
         logger.warning("Skipped: %s", reason)
     if reasons:
-        logger.warning("%d of %d photos in the split %r are skipped.", len(reasons), len(split), name)
-    if len(reasons) > settings.max_broken_fraction * len(split):
+        logger.warning("%d of %d photos in the split %r are skipped.", len(reasons), count, name)
+    return split.select([row for row, reason in enumerate(tried) if not reason]) if any(tried) else split
+
+
+def _fetched(split, name, settings):
+    """The photos with files in place of addresses, and a list of reasons why others are missing."""
+    paths = paths_of(split)
+    addresses = [path for path in dict.fromkeys(paths) if is_address(path)]
+    if not addresses or split[paths.index(addresses[0])]["image"]["bytes"]:
+        return split, []
+    reasons = {}
+    arriving = download(addresses, settings.download_workers)
+    bar = tqdm(arriving, total=len(addresses), desc=f"fetching the photos of {name}")
+    for count, (address, reason) in enumerate(bar, start=1):
+        if reason:
+            reasons[address] = reason
+            _check_broken(list(reasons.values()), len(split), name, settings)
+            if len(reasons) == count == TRIED:
+                raise ValueError(f"None of the first {TRIED} photos can be fetched; the last: {reason}")
+    split = split.select([row for row, path in enumerate(paths) if path not in reasons])
+    # Not from the cache of `datasets`, which does not notice where the files would lie now.
+    split = split.map(_file_of_address, load_from_cache_file=False, desc="files of photos")
+    return split, list(reasons.values())
+
+
+def _file_of_address(row):
+    path = row["image"]["path"]
+    return {"image": {"path": str(cached_file(path)) if is_address(path) else path, "bytes": None}}
+
+
+def _check_broken(reasons, count, name, settings):
+    if len(reasons) > settings.max_broken_fraction * count:
         raise ValueError(
-            f"{len(reasons)} of {len(split)} photos in the split {name!r} are broken, more than"
+            f"{len(reasons)} of {count} photos in the split {name!r} are broken, more than"
             f" max_broken_fraction={settings.max_broken_fraction} allows; the first: {reasons[0]}"
         )
-    return split.select([row for row, reason in enumerate(fine) if not reason]) if reasons else split
+
+
+def _processes(photos):
+    """Processes that decode so many photos: one a core, where that is worth starting them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores, photos // PHOTOS_PER_PROCESS))
 
 
 def _reason(row):
@@ -217,6 +244,8 @@ def unlabelled_photos(settings):
 def photo_of(row):
     """The photo of a data set's row, by the one way that photos come in. Raises `PhotoError`."""
     image = row["image"]
+    if isinstance(image, PhotoError):
+        raise image
     if image is None:
         raise PhotoError("A photo of the data set is missing; its row has captions alone.")
     if image["bytes"] is None:
@@ -228,7 +257,7 @@ def photo_of(row):
 
 def paths_of(photos):
     """The path of each photo, or None where it has none, without reading any photo."""
-    return photos.select_columns("image").flatten()["image.path"][:]
+    return photos.with_format(None).select_columns("image").flatten()["image.path"][:]
 
 
 def names_of(photos):

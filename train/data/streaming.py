@@ -6,18 +6,19 @@ from datasets import Dataset, Image
 from datasets.utils.file_utils import xopen
 from torch.utils.data import IterableDataset
 
+from modeling_captioner import PhotoError
+
 from .dataset import (
     IMAGE_COLUMNS,
     KARPATHY,
-    URL_COLUMNS,
     caption_columns,
     column_of,
-    fetched,
     key_of,
     load_splits,
     texts_of,
     validation_split,
 )
+from .download import fetch, fetched_ahead, is_address, make_client
 
 BUFFER = 1000  # photos among which the next one is drawn
 
@@ -59,7 +60,7 @@ class StreamedPhotos(IterableDataset):
             return held_out == (split == "validation")
 
         photos = settings.max_train_samples if split == "train" else settings.max_eval_samples
-        self.length, self.epoch = photos, 0
+        self.length, self.epoch, self.workers = photos, 0, settings.download_workers
         if photos is None and stream.info.splits and name in stream.info.splits:
             share = 1 - settings.validation_fraction if shared else 1
             self.length = round(share * stream.info.splits[name].num_examples)
@@ -82,19 +83,31 @@ class StreamedPhotos(IterableDataset):
         return self.length
 
     def __iter__(self):
-        for number, row in enumerate(self.stream):
-            image = self._image(row[self.image])
-            name = ((image or {}).get("path") or str(number)).rpartition("/")[2]
-            captions = self._captions(row)
-            row = {"photo": number, "name": name, "image": image, "captions": captions}
-            yield row | {"label": None, "epoch": self.epoch}
+        with make_client(self.workers) as client:
+            photos = fetched_ahead(lambda row: (row, self._image(row[self.image], client)), self.stream, self.workers)
+            for number, (row, image) in enumerate(photos):
+                name = (_path(image) or str(number)).rpartition("/")[2]
+                row = {"photo": number, "name": name, "image": image, "captions": self._captions(row)}
+                yield row | {"label": None, "epoch": self.epoch}
 
-    def _image(self, cell):
-        if self.image in URL_COLUMNS:
-            cell = fetched(cell)
+    @staticmethod
+    def _image(cell, client):
+        """The cell {"path", "bytes"} of a photo, the `PhotoError` that says why it could not be fetched, or None."""
         if isinstance(cell, str):
             cell = {"path": cell, "bytes": None}
-        if cell and cell["bytes"] is None and "://" in (cell["path"] or ""):  # a file in a repository of the Hub
-            with xopen(cell["path"], "rb") as file:
-                cell = {"path": cell["path"], "bytes": file.read()}
-        return cell
+        if not cell or cell["bytes"]:
+            return cell
+        path, content = cell["path"], None
+        if is_address(path):
+            try:
+                content = fetch(client, path)
+            except PhotoError as error:
+                return error
+        elif "://" in (path or ""):  # a file in a repository of the Hub
+            with xopen(path, "rb") as file:
+                content = file.read()
+        return {"path": path, "bytes": content}
+
+
+def _path(image):
+    return image["path"] if isinstance(image, dict) else None

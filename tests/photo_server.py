@@ -1,0 +1,65 @@
+"""A web server of photos for tests, which can be slow and can fail on purpose."""
+
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class PhotoServer:
+    """`with PhotoServer(photos) as server:` serves {path: bytes} at `server.address`.
+
+    `faults` holds, for a path, what the next requests get instead of the photo: a status, or "cut" for half of the
+    bytes that were announced. `requests` counts the requests of each path, `most` is the largest number at once.
+    """
+
+    def __init__(self, photos, wait=0):
+        self.photos, self.wait, self.faults, self.times = photos, wait, {}, {}
+        self.requests, self.at_once, self.most = Counter(), 0, 0
+        self.lock = threading.Lock()
+        self.server = Server(("127.0.0.1", 0), type("Handler", (Handler,), {"photos": self}))
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    photos = None
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):  # noqa: N802  (the name of http.server)
+        server, path = self.photos, self.path.lstrip("/")
+        with server.lock:
+            server.requests[path] += 1
+            server.times.setdefault(path, []).append(time.monotonic())
+            server.at_once += 1
+            server.most = max(server.most, server.at_once)
+            fault = server.faults[path].pop(0) if server.faults.get(path) else None
+        time.sleep(server.wait)
+        with server.lock:
+            server.at_once -= 1
+        content = server.photos.get(path)
+        status = fault if isinstance(fault, int) else 404 if content is None else 200
+        content = content if status == 200 else b"none"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if fault == "cut":
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(content)
