@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-    def do_GET(self):  # noqa: N802  (the name of http.server)
+    def do_GET(self):
         server, path = self.photos, self.path.lstrip("/")
         with server.lock:
             server.requests[path] += 1
