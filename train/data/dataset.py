@@ -1,6 +1,5 @@
 """Any captioned set as one shape: `captioned_dataset` gives {split: Dataset} with `image` and `captions`."""
 
-import hashlib
 import io
 import logging
 import os
@@ -12,12 +11,11 @@ from tqdm.auto import tqdm
 
 from modeling_captioner import PhotoError, open_photo
 
+from .columns import IMAGE_COLUMNS, caption_columns, column_of, key_of, texts_of
 from .download import cached_file, download, is_address
 from .layouts import load_folder
 
 FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
-IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
-CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
 KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 TRIED = 100  # photos of which one must be there
 NAMED = 20  # skipped photos that the log names
@@ -103,37 +101,6 @@ def _texts(split, settings):
     for row, (key, texts) in enumerate(zip(keys["key"], captions, strict=True)):
         together[first.setdefault(key or row, row)].extend(texts)
     return together
-
-
-def key_of(image):
-    """What is the same where a cell's photo is: its path or URL, or a hash of its bytes. None for a missing one."""
-    if isinstance(image, dict):
-        return hashlib.sha256(image["bytes"]).hexdigest() if image["bytes"] else image["path"]
-    return image
-
-
-def caption_columns(split, settings):
-    caption = column_of(split, settings.caption_column, CAPTION_COLUMNS, "captions", "--caption_column")
-    return [name for name in split.column_names if name.startswith("caption_")] if caption == "caption_0" else [caption]
-
-
-def column_of(split, given, known, what, option):
-    found = [name for name in ([given] if given else known) if name in split.column_names]
-    if not found:
-        raise ValueError(
-            f"{given or f'No column of {what}'} is not among the columns {', '.join(split.column_names)};"
-            f" known for {what} are {', '.join(known)}. Name yours: {option}."
-        )
-    return found[0]
-
-
-def texts_of(value):
-    """The captions in a cell: a string, a list of strings, or of {"raw": string} as in Karpathy's files."""
-    if isinstance(value, dict):
-        value = value["raw"]
-    texts = [value] if isinstance(value, str) else value or []
-    texts = [text["raw"] if isinstance(text, dict) else text for text in texts]
-    return [text for text in texts if text and text.strip()]
 
 
 def _with_validation(splits, settings):

@@ -8,16 +8,8 @@ from torch.utils.data import IterableDataset
 
 from modeling_captioner import PhotoError
 
-from .dataset import (
-    IMAGE_COLUMNS,
-    KARPATHY,
-    caption_columns,
-    column_of,
-    key_of,
-    load_splits,
-    texts_of,
-    validation_split,
-)
+from .columns import IMAGE_COLUMNS, caption_columns, column_of, key_of, texts_of
+from .dataset import KARPATHY, load_splits, validation_split
 from .download import fetch, fetched_ahead, is_address, make_client
 
 BUFFER = 1000  # photos among which the next one is drawn
