@@ -50,8 +50,8 @@ def main():
             max_new_tokens=options.max_new_tokens,
             per_device_eval_batch_size=options.batch_size,
         )
-        judged, scores = evaluate_captioner(Accelerator(), *load_captioner(options.model), settings)
-        captions, references = ([row[name] for row in judged.values()] for name in ("caption", "people"))
+        results, scores = evaluate_captioner(Accelerator(), *load_captioner(options.model), settings)
+        captions, references = ([row[name] for row in results.values()] for name in ("caption", "references"))
         print(f"{folder}: {len(captions)} photos, {len(set(captions))} distinct captions")
         for name, value in scores.items():
             print(f"  {name:8} {value:.4g}")
@@ -60,7 +60,7 @@ def main():
             wrong, used = unfounded(captions, references, words)
             print(f"  {name}: named in {used} captions, in {wrong} of them by no person")
         if options.output_dir:
-            write_evaluation(judged, scores, options.output_dir / Path(folder).name)
+            write_evaluation(results, scores, options.output_dir / Path(folder).name)
 
 
 if __name__ == "__main__":

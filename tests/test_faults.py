@@ -136,7 +136,7 @@ def test_a_worker_that_dies_is_told(running, tmp_path):
         while trainer.process.poll() is None and time.monotonic() < deadline:
             kill_readers(psutil.Process(trainer.process.pid))
             time.sleep(0.05)
-    assert "A process that reads photos died" in trainer.error()
+    assert "A dataloader worker died" in trainer.error()
     assert_still_whole(tmp_path / "run")
 
 
@@ -181,7 +181,7 @@ def test_wherever_a_reader_dies_the_run_goes_on(undisturbed, tmp_path, refused, 
 
     with monkeypatch.context() as patch:
         patch.setattr(holder, name, killing)
-        assert "A process that reads photos died" in refused(*options)
+        assert "A dataloader worker died" in refused(*options)
     assert checkpoints.step_of(checkpoints.latest(folder)) in (2, 3)
     for mark in folder.glob(f"step-*/{checkpoints.WHOLE}"):
         files = {file.name for file in mark.parent.iterdir()}
@@ -202,18 +202,18 @@ def test_a_readers_connection_may_break_before_its_death_is_known(undisturbed, t
 
     monkeypatch.setattr(multiprocessing.queues.Queue, "get", get)
     options = undisturbed[0] | {"output_dir": tmp_path}
-    assert "A process that reads photos died" in refused(*arguments(**options))
+    assert "A dataloader worker died" in refused(*arguments(**options))
 
 
 def test_a_reader_that_dies_in_an_evaluation_is_told(drawn_set, learnt_captioner, tmp_path, refused, monkeypatch):
-    def judge(*_):
+    def validation_step(*_):
         kill_readers(psutil.Process())
         time.sleep(60)
 
-    monkeypatch.setattr(Captions, "judge", judge)
+    monkeypatch.setattr(Captions, "validation_step", validation_step)
     options = ["--evaluate_only", "--model", learnt_captioner, "--data_dir", drawn_set, "--output_dir", tmp_path]
     told = refused(*options, "--dataloader_num_workers", 1, "--per_device_eval_batch_size", 2)
-    assert "A process that reads photos died" in told
+    assert "A dataloader worker died" in told
 
 
 @pytest.mark.usefixtures("capsys")  # otherwise pytest keeps what is told in a file

@@ -71,12 +71,12 @@ def test_streaming_trains_and_resumes_and_keeps_no_shard(shards, tmp_path, monke
     before = (tmp_path / "run" / "history.jsonl").read_text()
     place = tmp_path / "run" / "checkpoints" / "1-captions" / "step-5"
     run(resolve(arguments(output_dir=tmp_path / "run", **options, resume_from_checkpoint=place)))
-    assert "passing over the epoch's first 5 batches" in capsys.readouterr().out
+    assert "skipping the first 5 batches of the epoch" in capsys.readouterr().out
     assert (tmp_path / "run" / "history.jsonl").read_text() == before
 
 
 def test_a_stream_of_unknown_length_asks_for_the_steps(shards, tmp_path):
-    with pytest.raises(ValueError, match="give --max_train_steps"):
+    with pytest.raises(ValueError, match="set --max_train_steps"):
         run(resolve(arguments(output_dir=tmp_path, data_dir=shards, streaming=True, min_word_count=1)))
 
 

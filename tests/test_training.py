@@ -109,7 +109,7 @@ def test_self_critical_raises_the_reward(drawn_set, tmp_path):
         ({"recipe": "shiped"}, "recipe='shiped' does not exist; there are"),
         ({"data_dir": "/nowhere"}, "data_dir='/nowhere' is not a folder"),
         ({"optim": "adamx"}, "optim='adamx' is unknown; choose one of sgd"),
-        ({"encoder_trainable_from": "Mixed_9"}, "encoder_trainable_from='Mixed_9' is no block"),
+        ({"encoder_trainable_from": "Mixed_9"}, "encoder_trainable_from='Mixed_9' is not a block"),
         ({"encoder_name": "inception_v33"}, "not an architecture of timm"),
         ({"attention_type": "dott"}, "attention_type"),
         ({"min_word_count": 99}, "No word is seen 99 times"),

@@ -176,7 +176,7 @@ def run(stages, arguments=()):
             # A run that is killed before its first validation resumes from here.
             checkpoints.save_captioner(captioner, processor, folder)
         stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
-        history.begin(names[number])
+        history.start_stage(names[number])
         train(accelerator, stage, settings, folder, history, resumed if number == start else None)
         accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -1,4 +1,4 @@
-"""Which part of the encoder learns, and where its weights come from."""
+"""Freezing the encoder and loading its pretrained weights."""
 
 import timm
 from safetensors import SafetensorError
@@ -6,33 +6,40 @@ from safetensors.torch import load_file
 
 
 def trainable_from(encoder, block, freeze_batch_norm=False):
-    """Let the encoder's network learn from `block` on.
+    """Freeze the encoder's backbone up to `block`, and train it from `block` on.
 
     Args:
         encoder: a `CaptionerEncoder`.
-        block: name of a child of the timm network, such as "Mixed_7a"; "all"; or None for a frozen encoder.
-        freeze_batch_norm: batch norms of the trained blocks keep their statistics, as those of frozen blocks do.
+        block: name of a child of the timm model, such as "Mixed_7a"; "all"; or None for a frozen encoder.
+        freeze_batch_norm: also freeze the batch-norm statistics of the trained blocks.
 
     Raises `ValueError` for an unknown block.
     """
     blocks = [name for name, _ in encoder.backbone.named_children()]
     if block not in (None, "all", *blocks):
-        raise ValueError(f"encoder_trainable_from={block!r} is no block of the encoder: {', '.join(blocks)}.")
+        raise ValueError(
+            f"encoder_trainable_from={block!r} is not a block of the encoder; choose one of {', '.join(blocks)}."
+        )
     first = {None: len(blocks), "all": 0}.get(block)
     encoder.freeze(blocks[: blocks.index(block) if first is None else first], freeze_batch_norm)
 
 
 def load_encoder_weights(encoder, name, source):
-    """Start the encoder's network from a safetensors file, or with source="timm" from timm's weights on the Hub."""
+    """Load the backbone's weights from a safetensors file, or timm's pretrained weights if `source` is "timm"."""
     if source == "timm":
         tensors = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     else:
         try:
             tensors = load_file(source)
         except SafetensorError as error:
-            raise ValueError(f"encoder_weights={source!r} is damaged, or no safetensors file.") from error
+            raise ValueError(
+                f"encoder_weights={source!r} is not a safetensors file, or is corrupted; download it again."
+            ) from error
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     missing, unexpected = encoder.backbone.load_state_dict(tensors, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise ValueError(f"encoder_weights={source!r} are not weights of {name}: {[*missing, *unexpected][0]} differs.")
+        raise ValueError(
+            f"encoder_weights={source!r} are not weights of {name} ({[*missing, *unexpected][0]} differs);"
+            " give a file that fits it, or change --encoder_name."
+        )

@@ -1,43 +1,43 @@
-"""Judging a captioner without training it: `--evaluate_only`."""
+"""Evaluation of a captioner without training: `--evaluate_only`."""
 
 import json
 from pathlib import Path
 
 from captioning.outputs import image_id
 
-from .loop import evaluate, readers_told
+from .loop import evaluate, explain_worker_errors
 from .metrics import caption_metrics, java_metrics
 from .stages.captions import Captions, mean_loss
 
 
 def evaluate_captioner(accelerator, captioner, processor, settings):
-    """Caption the photos of a split, each once, whatever the number of processes.
+    """Caption each photo of a split once, whatever the number of processes.
 
     Args:
-        settings: `evaluate_only` is set; they name the data and the split.
+        settings: name the data set and the split; `evaluate_only` must be set.
 
-    Returns (judged, scores) in the main process, None in the others: {photo's number: {"name", "caption", "people",
-    "loss", "words"}}, and {"photos", "loss" (nats a word of people's captions), metrics}.
+    Returns (results, scores) in the main process, None in the others. `results` is {photo number: {"name", "caption",
+    "references", "loss", "words"}}; `scores` is {"photos", "loss" (nats per word of the references), metrics}.
     """
     stage = Captions(captioner.to(accelerator.device).eval(), processor, settings, accelerator.device)
-    with accelerator.autocast(), readers_told():
-        judged = evaluate(stage, captioner, accelerator.prepare(stage.batches("validation")))
+    with accelerator.autocast(), explain_worker_errors():
+        results = evaluate(stage, captioner, accelerator.prepare(stage.dataloader("validation")))
     if not accelerator.is_main_process:
         return None
-    if not judged:
-        raise ValueError("There is no photo to judge by; look at the data set and its split.")
-    people, captions = ([row[name] for row in judged.values()] for name in ("people", "caption"))
-    scores = {"photos": len(judged), "loss": mean_loss(judged)}
-    return judged, scores | caption_metrics(people, captions) | java_metrics(people, captions)
+    if not results:
+        raise ValueError("There are no photos to evaluate on; check the data set and its split.")
+    references, captions = ([row[name] for row in results.values()] for name in ("references", "caption"))
+    scores = {"photos": len(results), "loss": mean_loss(results)}
+    return results, scores | caption_metrics(references, captions) | java_metrics(references, captions)
 
 
-def write_evaluation(judged, scores, folder):
-    """Write `folder`/predictions.json, in COCO's result format, and `folder`/scores.json.
+def write_evaluation(results, scores, folder):
+    """Write `folder`/predictions.json, in the COCO results format, and `folder`/scores.json.
 
-    An `image_id` is the number in the file's name, as COCO's photos have it, else the name, else the row's number.
+    An `image_id` is the number in the file name, as in COCO, otherwise the file name, otherwise the row number.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"image_id": image_id(row["name"]), "caption": row["caption"]} for row in judged.values()]
+    rows = [{"image_id": image_id(row["name"]), "caption": row["caption"]} for row in results.values()]
     (folder / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")

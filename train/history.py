@@ -25,10 +25,10 @@ class History:
         self.rows = [json.loads(line) for line in self.file.read_text().splitlines()] if resumed else []
         self._write()
 
-    def begin(self, stage):
+    def start_stage(self, stage):
         self.stage, self.means, self.latest = stage, [], {}
 
-    def cut(self, step):
+    def truncate(self, step):
         """Forget what came after the checkpoint that a run resumes from."""
 
         def when(row):
@@ -37,7 +37,7 @@ class History:
         last = when({"stage": self.stage, "step": step})
         self.rows = [row for row in self.rows if when(row) <= last]
 
-    def step(self, step, means, learning_rate, log):
+    def log_step(self, step, means, learning_rate, log):
         """Add a step's numbers, {name: scalar tensor}; with `log`, write their means since the last time."""
         self.means.append(means)
         if log:
@@ -45,7 +45,7 @@ class History:
             self.means = []
             self._add(step, numbers | {"learning_rate": learning_rate})
 
-    def validation(self, step, numbers, examples):
+    def log_validation(self, step, numbers, examples):
         """`examples`: (name, photo, explanation) of a few photos."""
         self._add(step, numbers)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())

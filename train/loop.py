@@ -1,15 +1,15 @@
-"""The training loop, one for all stages: steps, validation, checkpoints, resuming. It knows nothing of captions.
+"""The training loop shared by all stages: steps, validation, checkpointing and resuming. It is independent of the task.
 
-A stage has a `model`, the module to train, and
+A stage has a `model`, the module to train, and these methods:
 
-    batches(split)       -> DataLoader
-    parameters(model)    -> groups for the optimizer, with their learning rates
-    loss(model, batch)   -> {"loss": scalar tensor, "count": of how many things it is the mean, ...: numbers to watch}
-    names(batch)         -> what is in the batch, to tell people
-    judge(model, batch)  -> {photo's number: what there is to say of it}, for each photo of the batch
-    score(model, judged) -> {name: number} of all photos; a higher "score" is better
-    examples(model)      -> (name, photo, explanation) of a few validation photos, to be drawn
-    save(model, folder)  -> writes the captioner as it stands
+    dataloader(split)               -> DataLoader of "train" or "validation"
+    parameter_groups(model)         -> the optimizer's parameter groups, with their learning rates
+    loss(model, batch)              -> {"loss": mean, "count": number of items it averages over, ...: metrics to log}
+    sample_names(batch)             -> names of the samples in the batch, for error messages
+    validation_step(model, batch)   -> {sample id: result} for each sample in the batch
+    compute_metrics(model, results) -> {name: number} over all samples; "score" selects the best model, higher is better
+    examples(model)                 -> (name, photo, explanation) of a few validation photos, for plotting
+    save(model, folder)             -> None; saves the captioner
 """
 
 import contextlib
@@ -37,183 +37,191 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}),
 }
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-SIGNAL_SECONDS = 5  # in which a system tells of a process's death, even where it is very busy
+WORKER_SIGNAL_SECONDS = 5  # within which the signal of a worker's death arrives, even on a busy machine
 
 
 class TrainingError(ValueError):
-    """Training cannot go on; its one sentence says why and what to do."""
+    """Training cannot continue; the message says in one sentence why and what to do."""
 
 
-def train(accelerator, stage, settings, folder, history, resumed=None):
-    """Train `stage.model` until its steps are done or it stops getting better.
+def train(accelerator, stage, settings, folder, history, checkpoint=None):
+    """Train `stage.model` for the stage's number of steps, or until it stops improving.
 
     Args:
-        folder: where the captioner goes; checkpoints go to `folder`/checkpoints/<history.stage>.
-        history: a [`train.history.History`], which keeps and shows the numbers.
-        resumed: the checkpoint to go on from.
+        folder: output folder of the captioner; checkpoints are saved in `folder`/checkpoints/<history.stage>.
+        history: the [`train.history.History`] that logs the metrics.
+        checkpoint: checkpoint to resume from.
 
-    The best model by the validation's "score" is what `folder` holds in the end.
+    At the end, `folder` contains the model with the best validation score.
     """
-    training = Training(accelerator, stage, settings, folder, history, resumed)
-    with readers_told():
+    training = Training(accelerator, stage, settings, folder, history, checkpoint)
+    with explain_worker_errors():
         training.run()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
 
 
 @contextlib.contextmanager
-def readers_told():
-    """Tells in one sentence what went wrong in a process that reads photos, a [`TrainingError`].
+def explain_worker_errors():
+    """Turn errors of DataLoader workers into a [`TrainingError`] of one sentence.
 
-    PyTorch raises what a reader raised where its batch is asked for, but the death of one wherever the program happens
-    to be, from the handler of a signal.
+    PyTorch re-raises a worker's exception when its batch is requested, but raises the death of a worker from a signal
+    handler, at any point of the program.
     """
     try:
         try:
             yield
         except (ConnectionError, EOFError):
-            # Who dies closes its connections first; the signal comes a moment later, and is then raised here.
-            time.sleep(SIGNAL_SECONDS)
+            # A dying worker closes its connections first; the signal arrives shortly after and raises during the sleep.
+            time.sleep(WORKER_SIGNAL_SECONDS)
             raise
     except (ValueError, OSError, RuntimeError) as error:
-        told = str(error).strip()
-        if "DataLoader worker (pid" in told:  # killed, such as by a system that is out of memory
+        message = str(error).strip()
+        if "DataLoader worker (pid" in message:  # killed, for example because the system is out of memory
             raise TrainingError(
-                "A process that reads photos died; where memory is short, give fewer --dataloader_num_workers."
-                " A training goes on with --resume_from_checkpoint last."
+                "A dataloader worker died; if memory is short, lower --dataloader_num_workers. To continue training,"
+                " use --resume_from_checkpoint last."
             ) from error
-        if told.startswith("Caught ") and isinstance(error, ValueError | OSError):
-            # Its own words, which PyTorch puts at the end of a trace.
-            raise TrainingError(told.splitlines()[-1].partition(": ")[2]) from error
+        if message.startswith("Caught ") and isinstance(error, ValueError | OSError):
+            # PyTorch puts the worker's own message at the end of a traceback.
+            raise TrainingError(message.splitlines()[-1].partition(": ")[2]) from error
         raise
 
 
 class Training:
-    """A stage on its way. `progress` is all that a checkpoint keeps beside weights, optimizer and schedule."""
+    """The training of one stage. `progress` is the state that a checkpoint adds to model, optimizer and scheduler."""
 
-    def __init__(self, accelerator, stage, settings, folder, history, resumed):
+    def __init__(self, accelerator, stage, settings, folder, history, checkpoint):
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.folder, self.history = folder, history
-        accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps  # a stage's own
-        self.model, self.optimizer, self.loader, self.validation = accelerator.prepare(
-            stage.model, make_optimizer(stage, settings), stage.batches("train"), stage.batches("validation")
+        accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps  # may differ between stages
+        self.model, self.optimizer, self.train_dataloader, self.eval_dataloader = accelerator.prepare(
+            stage.model, make_optimizer(stage, settings), stage.dataloader("train"), stage.dataloader("validation")
         )
-        self.total = settings.max_train_steps or settings.num_train_epochs * self._steps_per_epoch()
-        warmup = int(settings.warmup_ratio * self.total)
+        self.total_steps = settings.max_train_steps or settings.num_train_epochs * self._steps_per_epoch()
+        warmup_steps = int(settings.warmup_ratio * self.total_steps)
         name = SCHEDULES[settings.lr_scheduler_type]
-        self.scheduler = get_scheduler(name, self.optimizer.optimizer, warmup, self.total)
+        self.scheduler = get_scheduler(name, self.optimizer.optimizer, warmup_steps, self.total_steps)
         self.modules = {"model": stage.model}
         if settings.ema_decay:
             average = get_ema_multi_avg_fn(settings.ema_decay)
             self.modules["average"] = AveragedModel(stage.model, multi_avg_fn=average)
-        # `batch` counts the batches of the epoch that are done, `worse` the validations since the best one.
+        # `batch`: batches of this epoch already processed; `worse`: validations since the best one.
         self.progress = {"step": 0, "epoch": 0, "batch": 0, "best": -math.inf, "worse": 0}
-        if resumed:
-            self.progress |= checkpoints.load(resumed, self.modules, self.optimizer.optimizer, self.scheduler)
-            history.cut(self.progress["step"])
+        if checkpoint:
+            self.progress |= checkpoints.load(checkpoint, self.modules, self.optimizer.optimizer, self.scheduler)
+            history.truncate(self.progress["step"])
 
     def _steps_per_epoch(self):
         try:
-            return math.ceil(len(self.loader) / self.settings.gradient_accumulation_steps)
-        except TypeError as error:  # Python's own for what has no length
-            raise TrainingError("How many photos the stream holds is not known; give --max_train_steps.") from error
+            return math.ceil(len(self.train_dataloader) / self.settings.gradient_accumulation_steps)
+        except TypeError as error:  # the data set has no length
+            raise TrainingError("The number of photos in the stream is unknown; set --max_train_steps.") from error
 
     def run(self):
-        progress, shown = self.progress, self.accelerator.is_local_main_process
-        self.bar = tqdm(total=self.total, initial=progress["step"], desc=self.history.stage, disable=not shown)
+        progress, is_main = self.progress, self.accelerator.is_local_main_process
+        self.progress_bar = tqdm(
+            total=self.total_steps, initial=progress["step"], desc=self.history.stage, disable=not is_main
+        )
         if self.settings.eval_on_start and progress["step"] == 0:
             self._validate()
-            self._checkpoint()
-        while not self._done():
-            self.loader.set_epoch(progress["epoch"])
+            self._save_checkpoint()
+        while not self._is_done():
+            self.train_dataloader.set_epoch(progress["epoch"])
             self.model.train()
             sums = {}
-            for batch in self._rest_of_epoch():
-                sums = self._backward(batch, sums)
+            for batch in self._remaining_batches():
+                sums = self._training_step(batch, sums)
                 progress["batch"] += 1
                 if self.accelerator.sync_gradients:
-                    self._after_step(sums)
+                    self._on_step_end(sums)
                     sums = {}
-                    if self._done():
+                    if self._is_done():
                         break
             else:
                 progress["epoch"], progress["batch"] = progress["epoch"] + 1, 0
         if self.settings.soup:
-            self._cook()
-        self.bar.close()
+            self._average_checkpoints()
+        self.progress_bar.close()
 
-    def _done(self):
+    def _is_done(self):
         patience = self.settings.early_stopping_patience or math.inf
-        return self.progress["step"] >= self.total or self.progress["worse"] >= patience
+        return self.progress["step"] >= self.total_steps or self.progress["worse"] >= patience
 
-    def _rest_of_epoch(self):
-        done = self.progress["batch"]
-        if done and isinstance(self.loader.dataset, IterableDataset):
-            self.accelerator.print(f"A stream begins at its beginning: passing over the epoch's first {done} batches.")
-        batches = skip_first_batches(self.loader, done) if done else self.loader
-        yield from batches
-        if not done and self.progress["batch"] == 0:
-            raise TrainingError("There is no photo to train on; look at the data set and its split.")
+    def _remaining_batches(self):
+        """The batches of the epoch that are still to be processed: all of them unless the run was resumed."""
+        skipped = self.progress["batch"]
+        if skipped and isinstance(self.train_dataloader.dataset, IterableDataset):
+            self.accelerator.print(f"A stream cannot be seeked: skipping the first {skipped} batches of the epoch.")
+        yield from skip_first_batches(self.train_dataloader, skipped) if skipped else self.train_dataloader
+        if not skipped and self.progress["batch"] == 0:
+            raise TrainingError("There are no photos to train on; check the data set and its split.")
 
-    def _backward(self, batch, sums):
-        """Add a batch's gradients, and step with the last batch of a step. Returns the sums of the step's numbers."""
-        accelerator, accumulated = self.accelerator, self.settings.gradient_accumulation_steps
-        # Everything random in a step follows from its number, so that a resumed run repeats it.
-        number = accumulated * self.progress["step"] + self.progress["batch"] % accumulated
-        set_seed((self.settings.seed + 1000 * number) % 2**32, device_specific=True)
+    def _training_step(self, batch, sums):
+        """Accumulate a batch's gradients; the last batch of a step also updates the weights.
+
+        Returns the sums of the step's metrics so far.
+        """
+        accelerator, accumulation_steps = self.accelerator, self.settings.gradient_accumulation_steps
+        # All randomness derives from the seed and the step, so that a resumed run reproduces an uninterrupted one.
+        batch_number = accumulation_steps * self.progress["step"] + self.progress["batch"] % accumulation_steps
+        set_seed((self.settings.seed + 1000 * batch_number) % 2**32, device_specific=True)
         with accelerator.accumulate(self.model):
             with accelerator.autocast():
-                found = self.stage.loss(self.model, batch)
-            if not found["loss"].isfinite():
-                raise self._failure("loss", found["loss"], batch)
-            # Towards the sum over all that counts; the whole sum would be too large for fp16.
-            unit = self.settings.per_device_train_batch_size
-            accelerator.backward(found["loss"] * found["count"] / unit)
-            weights = {name: found["count"] for name in found} | {"count": 1}
-            sums = {name: sums.get(name, 0) + value.detach() * weights[name] for name, value in found.items()}
+                outputs = self.stage.loss(self.model, batch)
+            if not outputs["loss"].isfinite():
+                raise self._non_finite_error("loss", outputs["loss"], batch)
+            # Sum over items, divided by the batch size, because the plain sum would overflow in fp16.
+            batch_size = self.settings.per_device_train_batch_size
+            accelerator.backward(outputs["loss"] * outputs["count"] / batch_size)
+            weights = {name: outputs["count"] for name in outputs} | {"count": 1}
+            sums = {name: sums.get(name, 0) + value.detach() * weights[name] for name, value in outputs.items()}
             if accelerator.sync_gradients:
-                sums = self._summed_over_processes(sums)
-                # Accelerate divides by batches and processes; a mean over all that counts is wanted.
+                sums = self._reduce(sums)
+                # Accelerate averages over batches and processes; make it the mean over all items instead.
                 for parameter in self.model.parameters():
                     if parameter.grad is not None:
-                        parameter.grad *= accumulated * accelerator.num_processes * unit / sums["count"]
+                        parameter.grad *= accumulation_steps * accelerator.num_processes * batch_size / sums["count"]
                 norm = accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-                if not norm.isfinite() and accelerator.scaler is None:  # fp16's scaler leaves such a step out
-                    raise self._failure("gradient", norm, batch)
+                if not norm.isfinite() and accelerator.scaler is None:  # the fp16 scaler skips such a step
+                    raise self._non_finite_error("gradient", norm, batch)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return sums
 
-    def _summed_over_processes(self, sums):
+    def _reduce(self, sums):
+        """Sum over all processes."""
         totals = self.accelerator.reduce(torch.stack([value.float() for value in sums.values()]))
         return dict(zip(sums, totals, strict=True))
 
-    def _failure(self, what, value, batch):
+    def _non_finite_error(self, what, value, batch):
         return TrainingError(
             f"The {what} became {value.item()} in step {self.progress['step'] + 1} of {self.history.stage}, in a batch"
-            f" of {', '.join(self.stage.names(batch))}; look at these, or lower the learning rate."
-            " The last checkpoint is whole."
+            f" of {', '.join(self.stage.sample_names(batch))}; check these, or lower the learning rate."
+            " The last checkpoint is intact."
         )
 
-    def _after_step(self, sums):
+    def _on_step_end(self, sums):
         settings, progress = self.settings, self.progress
-        ended = self.accelerator.gradient_state.end_of_dataloader
+        end_of_epoch = self.accelerator.gradient_state.end_of_dataloader
         self.scheduler.step()
         if "average" in self.modules:
             self.modules["average"].update_parameters(self.stage.model)
         progress["step"] += 1
         step = progress["step"]
         means = {name: value / sums["count"] for name, value in sums.items() if name != "count"}
-        self.history.step(step, means, self.scheduler.get_last_lr()[0], step % settings.logging_steps == 0)
-        self.bar.update()
-        self.bar.set_postfix(self.history.latest, refresh=False)
-        validated = step == self.total or (step % settings.eval_steps == 0 if settings.eval_steps else ended)
-        if validated:
+        self.history.log_step(step, means, self.scheduler.get_last_lr()[0], step % settings.logging_steps == 0)
+        self.progress_bar.update()
+        self.progress_bar.set_postfix(self.history.latest, refresh=False)
+        should_validate = step == self.total_steps or (
+            step % settings.eval_steps == 0 if settings.eval_steps else end_of_epoch
+        )
+        if should_validate:
             self._validate()
-        if validated or step % settings.checkpointing_steps == 0:
-            self._checkpoint()
+        if should_validate or step % settings.checkpointing_steps == 0:
+            self._save_checkpoint()
 
-    def _checkpoint(self):
+    def _save_checkpoint(self):
         if self.accelerator.is_main_process:
             checkpoints.save(
                 self.folder / "checkpoints" / self.history.stage,
@@ -227,66 +235,70 @@ class Training:
             )
 
     def _validate(self):
-        """Keep the model if it is the best so far."""
+        """Validate, save the model if it is the best so far, and update the early-stopping counter."""
         progress = self.progress
-        progress["score"] = self._score(self._kept_model())
+        progress["score"] = self._evaluate(self._eval_model())
         progress["worse"] = 0 if progress["score"] == progress["best"] else progress["worse"] + 1
         self.model.train()
 
-    def _kept_model(self):
+    def _eval_model(self):
+        """The model that is evaluated and saved: the moving average if there is one."""
         return self.modules["average"].module if "average" in self.modules else self.stage.model
 
-    def _score(self, model):
-        """Validate a model, and write it into the folder if its score is the best so far. Returns the score."""
+    def _evaluate(self, model):
+        """Evaluate a model, and save it if its score is the best so far. Returns the score."""
         progress, stage = self.progress, self.stage
         model.eval()
-        judged = evaluate(stage, model, self.validation)
+        results = evaluate(stage, model, self.eval_dataloader)
         score = None
         if self.accelerator.is_main_process:
-            numbers = stage.score(model, judged)
-            self.history.validation(progress["step"], numbers, stage.examples(model))
-            score = numbers["score"]
+            metrics = stage.compute_metrics(model, results)
+            self.history.log_validation(progress["step"], metrics, stage.examples(model))
+            score = metrics["score"]
             if score > progress["best"]:
                 stage.save(model, self.folder)
         (score,) = broadcast_object_list([score])
         progress["best"] = max(progress["best"], score)
         return score
 
-    def _cook(self):
-        """Average the kept checkpoints' weights, and keep the average if it validates better ("Model soups", Wortsman
-        et al. 2022): all of them, or greedily each that makes the average better, from the best one on."""
+    def _average_checkpoints(self):
+        """Average the weights of the saved checkpoints, and keep the average if it has a better validation score.
+
+        The "uniform" soup averages all checkpoints; the "greedy" one starts with the best and adds each that improves
+        the average ("Model soups", Wortsman et al. 2022, algorithm 1).
+        """
         self.accelerator.wait_for_everyone()
-        model, best = self._kept_model(), self.progress["best"]
-        pot = []
-        for ingredient in checkpoints.ingredients(self.folder / "checkpoints" / self.history.stage):
-            pot.append(ingredient)
-            if self.settings.soup == "uniform" or len(pot) == 1:
+        model, best = self._eval_model(), self.progress["best"]
+        selected = []
+        for file in checkpoints.ingredients(self.folder / "checkpoints" / self.history.stage):
+            selected.append(file)
+            if self.settings.soup == "uniform" or len(selected) == 1:
                 continue
-            checkpoints.load_average(model, pot)
-            score = self._score(model)
+            checkpoints.load_average(model, selected)
+            score = self._evaluate(model)
             if score > best:
                 best = score
             else:
-                pot.pop()
+                selected.pop()
         if self.settings.soup == "uniform":
-            checkpoints.load_average(model, pot)
-            self._score(model)
+            checkpoints.load_average(model, selected)
+            self._evaluate(model)
 
 
 @torch.inference_mode()
-def evaluate(stage, model, loader):
-    """What the stage says of each photo of the loader, {number: what}, whichever process looked at it."""
-    judged = {}
-    for batch in tqdm(loader, desc="validation", leave=False, disable=not PartialState().is_local_main_process):
-        judged |= stage.judge(model, batch)
-    # Each photo once, though the last batch may repeat some to be full.
-    everyone = {number: what for rows in gather_object([judged]) for number, what in rows.items()}
-    return dict(sorted(everyone.items()))
+def evaluate(stage, model, dataloader):
+    """The stage's result for each sample, {sample id: result}, gathered from all processes."""
+    results = {}
+    for batch in tqdm(dataloader, desc="validation", leave=False, disable=not PartialState().is_local_main_process):
+        results |= stage.validation_step(model, batch)
+    # Keyed by sample id, because samples may be repeated to fill the last batch.
+    gathered = {sample: result for rows in gather_object([results]) for sample, result in rows.items()}
+    return dict(sorted(gathered.items()))
 
 
 def make_optimizer(stage, settings):
     if settings.optim not in OPTIMIZERS:
         raise TrainingError(f"optim={settings.optim!r} is unknown; choose one of {', '.join(OPTIMIZERS)}.")
     optimizer, options = OPTIMIZERS[settings.optim]
-    groups = stage.parameters(stage.model)
+    groups = stage.parameter_groups(stage.model)
     return optimizer(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, **options)

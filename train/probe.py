@@ -1,7 +1,7 @@
-"""How much an encoder knows, before any decoder is trained: the word probe.
+"""The word probe: a linear probe of an encoder's features that needs no decoder.
 
-For each of the caption words of middle frequency, a ridge regression predicts from the photo's mean region whether
-anybody used the word; what counts is the area under the ROC curve on photos that the regression has not seen.
+For each caption word of medium frequency, a ridge regression on the photo's mean region predicts whether any caption of
+the photo contains the word. The result is the cross-validated area under the ROC curve.
 """
 
 import re
@@ -11,40 +11,40 @@ import torch
 
 WORDS = 120
 FOLDS = 5
-SKIPPED = 30  # the most frequent words are said of nearly every photo
-RIDGE = 0.3  # of the features' mean variance, times the number of photos
+SKIPPED = 30  # the most frequent words occur in captions of almost every photo
+RIDGE = 0.3  # regularisation strength, in units of the features' mean variance times the number of photos
 
 
 def word_probe(features, captions):
-    """Mean AUC over words and folds.
+    """Cross-validated AUC, averaged over words.
 
     Args:
         features: mean region of each photo, (photos, channels), float.
-        captions: for each photo its captions.
+        captions: list of captions of each photo.
     """
-    said = [set(re.findall(r"[a-z]+", " ".join(texts).lower())) for texts in captions]
-    counts = Counter(word for words in said for word in words)
-    telling = [(word, count) for word, count in counts.most_common() if count < len(said)]
-    skipped = min(SKIPPED, len(telling) // 4)
-    words = [word for word, _ in telling[skipped : skipped + WORDS]]
-    targets = torch.tensor([[word in words_of for word in words] for words_of in said], dtype=torch.float64)
+    photo_words = [set(re.findall(r"[a-z]+", " ".join(texts).lower())) for texts in captions]
+    counts = Counter(word for words in photo_words for word in words)
+    candidates = [word for word, count in counts.most_common() if count < len(photo_words)]
+    skipped = min(SKIPPED, len(candidates) // 4)
+    words = candidates[skipped : skipped + WORDS]
+    targets = torch.tensor([[word in present for word in words] for present in photo_words], dtype=torch.float64)
     features = features.double()
     features = (features - features.mean(0)) / features.std()
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
     scores = torch.zeros_like(targets)
     for fold in order.chunk(FOLDS):
-        rest = torch.ones(len(features), dtype=torch.bool)
-        rest[fold] = False
-        inputs, wanted = features[rest], targets[rest] - targets[rest].mean(0)
+        train = torch.ones(len(features), dtype=torch.bool)
+        train[fold] = False
+        inputs, centred = features[train], targets[train] - targets[train].mean(0)
         ridge = RIDGE * inputs.var(0).mean() * len(inputs)
         gram = inputs.T @ inputs + ridge * torch.eye(inputs.shape[1], dtype=torch.float64)
-        scores[fold] = features[fold] @ torch.linalg.solve(gram, inputs.T @ wanted)
+        scores[fold] = features[fold] @ torch.linalg.solve(gram, inputs.T @ centred)
         scores[fold] -= scores[fold].mean(0)
     return torch.stack([_auc(scores[:, word], targets[:, word]) for word in range(len(words))]).mean().item()
 
 
 def _auc(scores, targets):
-    """Share of (photo with the word, photo without it) pairs that the scores put in order (Mann & Whitney 1947)."""
+    """Fraction of (positive, negative) pairs that the scores rank correctly (Mann & Whitney 1947)."""
     ranks = scores.argsort().argsort().double() + 1
     positive = targets.sum()
     return (ranks[targets > 0].sum() - positive * (positive + 1) / 2) / (positive * (len(targets) - positive))

@@ -1,4 +1,4 @@
-"""Every option of the trainer, with its default and its explanation: `Settings`."""
+"""The options of the trainer, with defaults and help texts: `Settings`."""
 
 from dataclasses import dataclass, field
 
@@ -12,145 +12,159 @@ def option(default, help, **metadata):
 
 @dataclass
 class Settings:
-    """One resolved set of options; a recipe gives each of its stages a copy with changes."""
+    """The options of one stage. Each stage of a recipe has its own."""
 
-    # ruff: noqa: RUF009  (`option` gives a dataclass field)
-    recipe: str | None = option(None, "Name of a file in train/recipes, or the path of one.")
-    output_dir: str = option("runs/captioner", "Folder for checkpoints, curves and the finished model.")
-    model: str | None = option(None, "Captioner to start from: a folder or a name on the Hub. Default: a new one.")
+    # ruff: noqa: RUF009  (`option` returns a dataclass field)
+    recipe: str | None = option(None, "Name of a recipe in train/recipes, or path of a YAML file.")
+    output_dir: str = option("runs/captioner", "Folder for checkpoints, curves and the trained captioner.")
+    model: str | None = option(
+        None, "Captioner to start from: a folder or a model ID on the Hub. Default: a new captioner."
+    )
     encoder_weights: str | None = option(
-        None, "File (safetensors) for a new model's encoder, or 'timm' for timm's pretrained weights from the Hub."
+        None,
+        "Encoder weights of a new captioner: a safetensors file, or 'timm' for timm's pretrained weights from the Hub.",
     )
     resume_from_checkpoint: str | None = option(
-        None, "'last' to go on from the last whole checkpoint in output_dir, or a checkpoint's path."
+        None, "'last' to resume from the last complete checkpoint in output_dir, or the path of a checkpoint."
     )
-    overwrite_output_dir: bool = option(False, "Begin anew in an output_dir that holds an earlier run.")
+    overwrite_output_dir: bool = option(False, "Start over if output_dir contains an earlier run.")
     evaluate_only: bool = option(
         False,
-        "Do not train: judge the captioner that --model names, and write predictions.json (COCO's result format) and"
-        " scores.json into output_dir.",
+        "Do not train: evaluate the captioner given by --model, and write predictions.json (COCO results format) and"
+        " scores.json to output_dir.",
     )
-    seed: int = option(42, "Seed of everything random: split, order, dropout, sampling, augmentation.")
+    seed: int = option(42, "Random seed of splits, shuffling, dropout, sampling and augmentation.")
 
     # data
     dataset_name: str | None = option(None, "Captioned data set on the Hub.")
-    dataset_config_name: str | None = option(None, "Its configuration.")
-    data_dir: str | None = option(None, "Captioned data set on disk: parquet, imagefolder or COCO's layout.")
-    image_column: str | None = option(None, "Column of the photos, where it is not recognised.")
-    caption_column: str | None = option(None, "Column of the captions, where it is not recognised.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set on the Hub.")
+    data_dir: str | None = option(
+        None, "Captioned data set on disk: parquet, imagefolder, webdataset, COCO, Flickr8k or Flickr30k."
+    )
+    image_column: str | None = option(None, "Column with the photos. Default: recognised by name.")
+    caption_column: str | None = option(None, "Column with the captions. Default: recognised by name.")
     captions_file: str | None = option(
-        None, "Text file with a caption a line, for the stage language, the vocabulary and labelled photos."
+        None, "Text file with one caption per line, for the stage language, the vocabulary and labelled photos."
     )
     labelled_photos: list[str] = option(
         [],
         "Folders of photos with a class label and no caption (imagefolders, or parquet with the columns image and"
-        " label), from which the stage captions learns names. A tenth of them is kept for validation.",
+        " label), from which the stage captions learns names. A tenth of them is held out for validation.",
     )
-    labelled_share: float = option(0.25, "Share of labelled photos among those of an epoch.")
-    photo_dirs: list[str] = option(
-        [], "Folders of photos without captions (parquet or pictures), for the stage distil."
-    )
+    labelled_share: float = option(0.25, "Fraction of the photos of an epoch that are labelled photos.")
+    photo_dirs: list[str] = option([], "Folders of photos without captions (parquet or image files), for distil.")
     validation_fraction: float = option(
-        0.2, "Share of the photos kept for validation where the set has no split; 0 validates on the training photos."
+        0.2,
+        "Fraction of the photos held out for validation if the data set has no validation split; 0 validates on the"
+        " training photos.",
     )
-    max_train_samples: int | None = option(None, "Use only the first so many photos after shuffling.")
-    max_eval_samples: int | None = option(None, "Validate on only the first so many photos.")
+    max_train_samples: int | None = option(None, "Number of training photos to use, after shuffling. Default: all.")
+    max_eval_samples: int | None = option(None, "Number of validation photos to use. Default: all.")
     eval_split: str | None = option(
-        None, "The set's split to validate on. Default: validation, val or test, or validation_fraction of train."
+        None, "Split to validate on. Default: validation, val or test, or validation_fraction of the training split."
     )
     streaming: bool = option(
         False,
-        "Read the shards as they come, without keeping them; for the stage captions. Photos are looked at in every"
-        " epoch, and a run that is resumed in the middle of an epoch reads it from its start to get there.",
+        "Stream the shards instead of storing them; for the stage captions only. Features are not cached, and a run"
+        " that resumes in the middle of an epoch reads the epoch again from its beginning.",
     )
-    max_broken_fraction: float = option(0.05, "Stop if a larger share of the photos cannot be opened.")
-    download_workers: int = option(32, "Photos fetched at once, where the data set has their web addresses.")
+    max_broken_fraction: float = option(0.05, "Stop if more than this fraction of the photos cannot be opened.")
+    download_workers: int = option(32, "Number of photos to download in parallel, if the data set contains URLs.")
     features_dir: str | None = option(None, "Folder for cached features. Default: output_dir/features.")
-    dataloader_num_workers: int = option(0, "Processes that read photos.")
+    dataloader_num_workers: int = option(0, "Number of worker processes that load photos.")
 
     # publishing
-    push_to_hub: bool = option(False, "Publish the finished captioner in a model repository on the Hub.")
-    push_only: bool = option(False, "Do not train: publish the captioner that --model names.")
-    hub_model_id: str | None = option(None, "The repository, NAME or OWNER/NAME. Default: the folder's name.")
-    hub_private_repo: bool = option(False, "Make it private.")
-    hub_license: str | None = option(None, "Licence that its card states, e.g. apache-2.0. Default: unknown.")
+    push_to_hub: bool = option(False, "Publish the trained captioner in a model repository on the Hub.")
+    push_only: bool = option(False, "Do not train: publish the captioner given by --model.")
+    hub_model_id: str | None = option(None, "Repository on the Hub, NAME or OWNER/NAME. Default: the folder's name.")
+    hub_private_repo: bool = option(False, "Make the repository private.")
+    hub_license: str | None = option(None, "Licence stated in the model card, e.g. apache-2.0. Default: unknown.")
 
-    # model, for a new one
+    # model, only for a new captioner
     encoder_name: str = option("inception_v3", "Encoder: any timm architecture with a spatial feature map.")
-    image_size: int = option(299, "Side of the photo that the encoder sees, in pixels.")
+    image_size: int = option(299, "Side length of the encoder's input, in pixels.")
     rnn_type: str = option("gru", "gru or lstm.")
-    num_layers: int = option(1, "Layers of the first RNN.")
-    hidden_size: int = option(512, "Width of RNNs and attention.")
-    embedding_size: int = option(300, "Width of a word's embedding.")
+    num_layers: int = option(1, "Number of layers of the first RNN.")
+    hidden_size: int = option(512, "Dimension of the RNNs and the attention.")
+    embedding_size: int = option(300, "Dimension of the word embeddings.")
     attention_type: str = option("multi_head", "dot, additive or multi_head.")
-    num_attention_heads: int = option(4, "Heads of multi_head.")
-    min_word_count: int = option(5, "Words seen less often become <unk>.")
+    num_attention_heads: int = option(4, "Number of heads of multi_head.")
+    min_word_count: int = option(5, "Words that occur less often become <unk>.")
 
     # model, in every stage
-    dropout: float = option(0.3, "Dropout of embedded words, regions and states.")
-    word_dropout: float = option(0.1, "Share of read words that <unk> replaces.")
-    label_smoothing: float = option(0.1, "Share of the target given to all words alike, for noisy captions.")
+    dropout: float = option(0.3, "Dropout probability of word embeddings, regions and hidden states.")
+    word_dropout: float = option(0.1, "Probability of replacing an input word by <unk>.")
+    label_smoothing: float = option(0.1, "Label smoothing, which makes training robust to noisy captions.")
 
     # training
-    stage: str = option("captions", "language, captions, distil or self_critical; a recipe may name several.")
-    num_train_epochs: int = option(8, "Passes over the photos.")
-    max_train_steps: int | None = option(None, "Stop after so many steps instead.")
-    per_device_train_batch_size: int = option(32, "Photos a step (captions in the stage language), per process.")
-    per_device_eval_batch_size: int = option(32, "Photos a step of validation.")
-    gradient_accumulation_steps: int = option(1, "Batches whose gradients are added up for one step.")
+    stage: str = option("captions", "language, captions, distil or self_critical; a recipe may combine several.")
+    num_train_epochs: int = option(8, "Number of epochs.")
+    max_train_steps: int | None = option(None, "Number of steps. Overrides num_train_epochs.")
+    per_device_train_batch_size: int = option(32, "Photos (in the stage language, captions) per step and process.")
+    per_device_eval_batch_size: int = option(32, "Photos per step and process in validation.")
+    gradient_accumulation_steps: int = option(1, "Number of batches whose gradients are accumulated for one step.")
     learning_rate: float = option(1e-3, "Learning rate.")
-    encoder_learning_rate: float = option(1e-5, "Learning rate of the encoder, where it is trained.")
+    encoder_learning_rate: float = option(1e-5, "Learning rate of the encoder, if it is trained.")
     encoder_trainable_from: str | None = option(
-        None, "Train the encoder from this block on (e.g. Mixed_7a; 'all' for the whole). Default: frozen."
+        None, "First block of the encoder to train, e.g. Mixed_7a, or 'all'. Default: the encoder is frozen."
     )
     freeze_batch_norm: bool = option(
-        False, "Batch norms of the trained blocks keep their statistics: for small batches and a pretrained encoder."
+        False, "Freeze the batch-norm statistics of trained blocks: for small batches and a pretrained encoder."
     )
     optim: str = option("adamw", "sgd, adadelta, rmsprop, adam, adamax, nadam, amsgrad or adamw.")
     weight_decay: float = option(0.01, "Weight decay.")
-    lr_scheduler_type: str = option("cosine", "constant, linear or cosine, each after a warm-up.")
-    warmup_ratio: float = option(0.02, "Share of the steps in which the learning rate rises from zero.")
-    max_grad_norm: float = option(5.0, "Longer gradients are cut to this length.")
+    lr_scheduler_type: str = option("cosine", "constant, linear or cosine, each with warm-up.")
+    warmup_ratio: float = option(0.02, "Fraction of the steps over which the learning rate warms up linearly from 0.")
+    max_grad_norm: float = option(5.0, "Maximum gradient norm, for gradient clipping.")
     ema_decay: float = option(
-        0.0, "Decay of the weights' moving average, which is what is evaluated and kept; 0 is none."
+        0.0, "Decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it."
     )
     mixed_precision: str | None = option(
-        None, "no, fp16 or bf16 (which newer CPUs have too). Default: what accelerate launch says, else no."
+        None, "no, fp16 or bf16 (also on recent CPUs). Default: the setting of accelerate launch, otherwise no."
     )
     eval_on_start: bool = option(
-        False, "Validate before the first step, too; a stage then ends no worse than it began."
+        False, "Also validate before the first step, so that a stage never ends worse than it began."
     )
     soup: str | None = option(
         None,
-        "Average the weights of the stage's kept checkpoints at its end, uniform or greedy (Wortsman et al. 2022), and"
-        " keep the average if it validates better; checkpoints_total_limit says how many there are.",
+        "At the end of a stage, average the weights of its checkpoints, uniform or greedy (Wortsman et al. 2022), and"
+        " keep the average if its validation score is better; checkpoints_total_limit sets their number.",
     )
-    eval_steps: int | None = option(None, "Validate every so many steps. Default: after each epoch.")
-    checkpointing_steps: int = option(500, "Checkpoint every so many steps, and after each validation.")
-    checkpoints_total_limit: int = option(1, "Keep so many checkpoints of a stage.")
-    logging_steps: int = option(50, "Log the loss every so many steps.")
-    report_to: str | None = option(None, "Send the numbers to a tracker as well: tensorboard, wandb, trackio.")
-    early_stopping_patience: int | None = option(None, "Stop a stage after so many validations without a new best.")
+    eval_steps: int | None = option(None, "Number of steps between validations. Default: after each epoch.")
+    checkpointing_steps: int = option(
+        500, "Number of steps between checkpoints; each validation saves a checkpoint as well."
+    )
+    checkpoints_total_limit: int = option(1, "Number of checkpoints to keep per stage.")
+    logging_steps: int = option(50, "Number of steps between logs.")
+    report_to: str | None = option(None, "Tracker to log to as well: tensorboard, wandb or trackio.")
+    early_stopping_patience: int | None = option(
+        None, "Number of validations without improvement after which a stage stops. Default: no early stopping."
+    )
 
     # captions
-    num_beams: int = option(3, "Beams of validation captions.")
-    max_new_tokens: int = option(20, "Words of a validation caption at most.")
-    captions_per_photo: int = option(5, "Captions used of each photo, the first ones; a photo with fewer repeats them.")
+    num_beams: int = option(3, "Number of beams for validation captions.")
+    max_new_tokens: int = option(20, "Maximum number of words of a validation caption.")
+    captions_per_photo: int = option(
+        5, "Number of captions to use per photo: the first ones, repeated if a photo has fewer."
+    )
 
     # distil
-    teacher_name: str = option("tf_efficientnet_lite2", "timm architecture that teaches.")
-    teacher_weights: str | None = option(None, "Its weights: a file. Default: timm's pretrained ones from the Hub.")
+    teacher_name: str = option("tf_efficientnet_lite2", "timm architecture of the teacher.")
+    teacher_weights: str | None = option(
+        None, "File with the teacher's weights. Default: timm's pretrained weights from the Hub."
+    )
     distil_block: str | None = option(
         None,
-        "Frozen block whose map the last map should keep, in place of learning the teacher's map (e.g. Mixed_7a).",
+        "Frozen block whose feature map the last feature map learns to predict, instead of the teacher's map (e.g."
+        " Mixed_7a).",
     )
-    distil_image_size: int | None = option(None, "Side of the crop that the student sees. Default: image_size.")
-    mixup_alpha: float = option(0.2, "Photos are mixed with a share drawn from Beta(alpha, alpha); 0 is none.")
+    distil_image_size: int | None = option(None, "Side length of the student's input, in pixels. Default: image_size.")
+    mixup_alpha: float = option(0.2, "Mixup coefficients are drawn from Beta(alpha, alpha); 0 disables mixup.")
 
     # self_critical
-    cross_entropy_weight: float = option(0.0, "Weight of the cross-entropy of the reference captions in the loss.")
-    bleu_weight: float = option(0.0, "Weight of the sentence's BLEU-4 in the reward, beside CIDEr-D.")
-    sampled_captions: int = option(5, "Captions sampled for each photo.")
+    cross_entropy_weight: float = option(0.0, "Weight of the reference captions' cross-entropy in the loss.")
+    bleu_weight: float = option(0.0, "Weight of the sentence-level BLEU-4 in the reward, added to CIDEr-D.")
+    sampled_captions: int = option(5, "Number of captions to sample per photo.")
     baseline: str = option(
-        "mean", "Reward to beat: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017)."
+        "mean", "Baseline of the reward: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017)."
     )

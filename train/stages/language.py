@@ -1,4 +1,4 @@
-"""The stage `language`: the decoder learns to speak from captions without photos, before it learns to look."""
+"""The stage `language`: pretrains the decoder as a language model, on captions without photos."""
 
 import torch
 from torch.utils.data import DataLoader
@@ -12,23 +12,23 @@ from .captions import mean_loss, word_losses
 class Language:
     def __init__(self, captioner, processor, settings, device):
         self.model, self.processor, self.settings = captioner, processor, settings
-        sets = captioned_dataset(settings, photos=False)
+        splits = captioned_dataset(settings, photos=False)
         self.captions = {
-            split: [text for texts in photos["captions"] for text in texts] for split, photos in sets.items()
+            split: [text for texts in rows["captions"] for text in texts] for split, rows in splits.items()
         }
         if settings.captions_file:
             self.captions["train"] = read_captions(settings.captions_file)
         captioner.requires_grad_(False)
-        for parameter in self._learnt(captioner):
+        for parameter in self._trained_parameters(captioner):
             parameter.requires_grad_(True)
 
     @staticmethod
-    def _learnt(model):
-        """All of the decoder but the attention, which has nothing to look at."""
+    def _trained_parameters(model):
+        """The decoder's parameters except the attention's, which has nothing to attend to."""
         named = model.decoder.named_parameters()
         return [parameter for name, parameter in named if not name.startswith("attention.")]
 
-    def batches(self, split):
+    def dataloader(self, split):
         return DataLoader(
             list(enumerate(self.captions[split])),
             self.settings.per_device_train_batch_size,
@@ -41,34 +41,34 @@ class Language:
         labels = padded(encode(self.processor.tokenizer, list(captions), MAX_WORDS))
         return {"number": torch.tensor(numbers), "caption": captions, "labels": labels}
 
-    def parameters(self, model):
-        return [{"params": self._learnt(model), "lr": self.settings.learning_rate}]
+    def parameter_groups(self, model):
+        return [{"params": self._trained_parameters(model), "lr": self.settings.learning_rate}]
 
     def loss(self, model, batch):
         labels = batch["labels"]
-        return {"loss": self._output(model, labels).loss, "count": (labels != -100).sum()}
+        return {"loss": self._forward(model, labels).loss, "count": (labels != -100).sum()}
 
-    def _output(self, model, labels):
-        """One empty region stands for the photo."""
-        empty = torch.zeros(len(labels), 1, self.model.config.hidden_size, device=labels.device)
-        return model(encoder_outputs=BaseModelOutput(empty), labels=labels)
+    def _forward(self, model, labels):
+        """Run the model with a single region of zeros in place of a photo."""
+        regions = torch.zeros(len(labels), 1, self.model.config.hidden_size, device=labels.device)
+        return model(encoder_outputs=BaseModelOutput(regions), labels=labels)
 
-    def names(self, batch):
+    def sample_names(self, batch):
         return [repr(caption) for caption in batch["caption"]]
 
-    def judge(self, model, batch):
+    def validation_step(self, model, batch):
         labels = batch["labels"]
-        losses = word_losses(self._output(model, labels).logits, labels).sum(1).tolist()
+        losses = word_losses(self._forward(model, labels).logits, labels).sum(1).tolist()
         words = (labels != -100).sum(1).tolist()
         rows = zip(batch["number"].tolist(), losses, words, strict=True)
         return {number: {"loss": loss, "words": count} for number, loss, count in rows}
 
-    def score(self, model, judged):
-        loss = mean_loss(judged)
+    def compute_metrics(self, model, results):
+        loss = mean_loss(results)
         return {"validation_loss": loss, "score": -loss}
 
     def examples(self, model):
-        return []  # it has not learnt to look
+        return []  # the attention is untrained
 
     def save(self, model, folder):
         save_captioner(model, self.processor, folder)
