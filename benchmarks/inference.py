@@ -1,10 +1,10 @@
-"""How long one caption takes on a CPU or GPU, beside the encoder alone and beside other captioners.
+"""Latency of one caption on a CPU or GPU, compared with the encoder alone and with other captioners.
 
     python benchmarks/inference.py
 
-All run in turns in one process, on the same photo, each with its own size of it, with as many new words each. The
-others are built from their transformers configurations with random weights, which changes nothing about the time. Then
-how the time grows with beams, words, vocabulary, and photos in a batch. Times are medians, in seconds.
+All models run in turns in one process, on the same photo at their own input size, and generate the same number of
+words. The other captioners are built from their transformers configurations with random weights, which does not affect
+the time. Also reports how the time scales with beams, words, vocabulary and batch size. Times are medians in seconds.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WORDS = 12
 
 
 def medians(tasks, runs, device):
-    """{name: median seconds} of functions that are run in turns, after one run of each that does not count."""
+    """{name: median seconds} of functions run in turns, after one warm-up run."""
     times = {name: [] for name in tasks}
     for run in range(runs + 1):
         for name, task in tasks.items():
@@ -46,20 +46,20 @@ def medians(tasks, runs, device):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def length(words=WORDS, **options):
+def fixed_length(words=WORDS, **options):
     return {"max_new_tokens": words, "min_new_tokens": words} | options
 
 
 def encoder(pixel_values):
-    """timm's Inception-v3 as it comes, float32, channels last."""
+    """timm's unmodified Inception-v3, float32, channels last."""
     network = timm.create_model("inception_v3", num_classes=0).eval().to(pixel_values.device)
     network = network.to(memory_format=torch.channels_last)
     pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
     return lambda: network.forward_features(pixel_values)
 
 
-def peers(device):
-    """{name: (model, side of its photo)}, random weights: BLIP-base and ViT-GPT2, the most used small captioners."""
+def other_models(device):
+    """{name: (model, image size)} of BLIP-base and ViT-GPT2, the most used small captioners, with random weights."""
     blip = BlipConfig()
     blip.vision_config.image_size = 384
     gpt2 = GPT2Config(bos_token_id=0, eos_token_id=1, pad_token_id=1)
@@ -70,65 +70,65 @@ def peers(device):
         "BLIP-base": (BlipForConditionalGeneration(blip), 384),
         "ViT-GPT2": (VisionEncoderDecoderModel(pair), 224),
     }
-    return {name: (model.eval().to(device), side) for name, (model, side) in models.items()}
+    return {name: (model.eval().to(device), size) for name, (model, size) in models.items()}
 
 
-def others(photo, device, beams):
-    """A function for each of the other captioners, which checks that it says as many words."""
+def other_tasks(photo, device, beams):
+    """{name: function} that caption the photo with the other models, and check the number of words."""
     tasks = {}
-    for name, (model, side) in peers(device).items():
-        pixels = torch.tensor(list(photo.resize((side, side)).tobytes()), dtype=torch.uint8, device=device)
-        pixel_values = pixels.view(1, side, side, 3).permute(0, 3, 1, 2) / 127.5 - 1
-        start = model.generate(pixel_values=pixel_values, **length(1)).shape[1] - 1
+    for name, (model, size) in other_models(device).items():
+        pixels = torch.tensor(list(photo.resize((size, size)).tobytes()), dtype=torch.uint8, device=device)
+        pixel_values = pixels.view(1, size, size, 3).permute(0, 3, 1, 2) / 127.5 - 1
+        start = model.generate(pixel_values=pixel_values, **fixed_length(1)).shape[1] - 1
 
         def task(model=model, pixel_values=pixel_values, start=start, name=name):
-            ids = model.generate(pixel_values=pixel_values, num_beams=beams, **length())
+            ids = model.generate(pixel_values=pixel_values, num_beams=beams, **fixed_length())
             if ids.shape[1] - start != WORDS:
-                raise RuntimeError(f"{name} said {ids.shape[1] - start} words, not {WORDS}.")
+                raise RuntimeError(f"{name} generated {ids.shape[1] - start} words, not {WORDS}.")
 
         tasks[f"{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M, {beams} beams"] = task
     return tasks
 
 
 def latency(model, processor, photo, options):
-    """One photo, already decoded, to one caption; and the same of the others."""
+    """Time from one decoded photo to its caption, for the captioner and the other models."""
     pixel_values = processor(images=photo, return_tensors="pt").pixel_values.to(options.device)
 
     def from_photo():
         inputs = processor(images=photo, return_tensors="pt").to(options.device)
-        processor.batch_decode(model.generate(**inputs, num_beams=3, **length()), skip_special_tokens=True)
+        processor.batch_decode(model.generate(**inputs, num_beams=3, **fixed_length()), skip_special_tokens=True)
 
     tasks = {
-        "encoder as timm has it": encoder(pixel_values),
-        "encoder as the captioner runs it": lambda: model.encoder.features(pixel_values),
-        "captioner, 1 beam": lambda: model.generate(pixel_values, num_beams=1, **length()),
-        "captioner, 3 beams": lambda: model.generate(pixel_values, num_beams=3, **length()),
-        "captioner, 3 beams, with resizing and words": from_photo,
+        "encoder, unmodified timm": encoder(pixel_values),
+        "encoder, as in the captioner": lambda: model.encoder.features(pixel_values),
+        "captioner, 1 beam": lambda: model.generate(pixel_values, num_beams=1, **fixed_length()),
+        "captioner, 3 beams": lambda: model.generate(pixel_values, num_beams=3, **fixed_length()),
+        "captioner, 3 beams, with pre- and postprocessing": from_photo,
     }
     if not options.no_peers:
-        tasks |= others(photo, options.device, beams=3)
+        tasks |= other_tasks(photo, options.device, beams=3)
     times = medians(tasks, options.runs, options.device)
-    plain, ours = times["encoder as timm has it"], times["captioner, 3 beams"]
-    print(f"\n{WORDS} words, one photo, medians of {options.runs} runs in turns")
+    plain, ours = times["encoder, unmodified timm"], times["captioner, 3 beams"]
+    print(f"\n{WORDS} words, one photo, medians of {options.runs} interleaved runs")
     for name, seconds in times.items():
         print(f"{seconds:8.3f} s  {seconds / plain:6.2f} x the encoder  {seconds / ours:6.1f} x the captioner  {name}")
 
 
-def growth(options, photos):
-    """How a captioner's time grows with each of the things that can grow, the others being usual."""
+def scaling(options, photos):
+    """Time as a function of one parameter at a time, the others at their defaults."""
     small = photos[:1]
     models = {
         words: CaptionerForConditionalGeneration(CaptionerConfig(vocab_size=words)).eval().to(options.device)
         for words in (2500, 5000, 10000, 20000)
     }
-    usual = models[2500]
+    default = models[2500]
     groups = {
-        "beams": {n: lambda n=n: usual.generate(small, num_beams=n, **length()) for n in (1, 3, 5, 10)},
-        "words": {n: lambda n=n: usual.generate(small, num_beams=3, **length(n)) for n in (4, 8, 16, 32)},
+        "beams": {n: lambda n=n: default.generate(small, num_beams=n, **fixed_length()) for n in (1, 3, 5, 10)},
+        "words": {n: lambda n=n: default.generate(small, num_beams=3, **fixed_length(n)) for n in (4, 8, 16, 32)},
         "vocabulary": {
-            n: lambda model=model: model.generate(small, num_beams=3, **length()) for n, model in models.items()
+            n: lambda model=model: model.generate(small, num_beams=3, **fixed_length()) for n, model in models.items()
         },
-        "photos": {n: lambda n=n: usual.generate(photos[:n], num_beams=3, **length()) for n in (1, 4, 16, 32)},
+        "photos": {n: lambda n=n: default.generate(photos[:n], num_beams=3, **fixed_length()) for n in (1, 4, 16, 32)},
     }
     for name, tasks in groups.items():
         times = medians(tasks, max(3, options.runs // 2), options.device)
@@ -141,19 +141,19 @@ def main():
     parser.add_argument("--photo", default=str(ROOT / "demo" / "examples" / "china.jpg"))
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no_peers", action="store_true", help="Leave the other captioners out.")
+    parser.add_argument("--no_peers", action="store_true", help="Skip the other captioners.")
     options = parser.parse_args()
     print(describe(options.device))
     model = CaptionerForConditionalGeneration.from_pretrained(ROOT / "modeling_captioner").eval().to(options.device)
     processor = CaptionerProcessor.from_pretrained(ROOT / "modeling_captioner")
     photo = open_photo(options.photo)
     latency(model, processor, photo, options)
-    print("\nOne photo, 3 beams, 12 words, 2,500 words to choose from, but for")
-    growth(options, processor(images=[photo] * 32, return_tensors="pt").pixel_values.to(options.device))
+    print("\nOne photo, 3 beams, 12 words, vocabulary of 2,500, except for")
+    scaling(options, processor(images=[photo] * 32, return_tensors="pt").pixel_values.to(options.device))
 
 
 def describe(device):
-    """The machine, in a line."""
+    """Describe the machine in one line."""
     if device != "cpu":
         return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

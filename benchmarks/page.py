@@ -1,11 +1,11 @@
-"""How long a visitor waits: the page's first caption, and each further one of a 12-megapixel photo.
+"""Response time of the page: the first caption, and captions of 12-megapixel photos.
 
     python benchmarks/page.py
 
-A browser (Chromium, headless) opens a really running `app.py`, gives it an example, and then drops a photo of 4000 x
-3000 pixels on it again and again. The clock runs from the page's opening, or from the drop, until the caption's first
-word and the picture are on the screen. Below that, where the time goes: the browser's parts as it reports them, the
-server's as they take alone, and what is left, which is Gradio's queue and the way there and back.
+Headless Chromium opens a running `app.py`, selects an example, and then repeatedly drops photos of 4000 x 3000 pixels.
+Times run from opening the page, or from the drop, until the first word of the caption and the photo are visible. They
+are broken down into the browser's own measurements and the steps of the server, measured separately; the remainder is
+Gradio's queue and the network.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from demo.answers import SHOWN_SIDE, describe, shown  # noqa: E402
 from modeling_captioner import explain, open_photo  # noqa: E402
 
 LARGE = (4000, 3000)
-# Drops the file on the stage; gives the milliseconds of the upload, of waiting for the answer, of drawing, and of all.
+# Drops the file; returns the milliseconds for the upload, until the response, for rendering, and in total.
 DROP = """async () => {
     const [stage, words] = [".stage", ".words"].map((name) => document.querySelector(name));
     const data = new DataTransfer();
@@ -52,38 +52,40 @@ DROP = """async () => {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=8, help="of everything (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=8, help="repetitions of each measurement (default: %(default)s)")
     repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as folder:
-        large = [enlarged(name, folder) for name in ("astronaut", "chelsea")]  # the same photo again is no news
+        large = [
+            make_large_photo(name, folder) for name in ("astronaut", "chelsea")
+        ]  # alternating, because dropping the same photo again has no effect
         print(f"photos of {LARGE[0]} x {LARGE[1]} pixels, {large[0].stat().st_size / 1e6:.1f} MB; medians of {repeats}")
         started = time.perf_counter()
         with running_app(SimpleNamespace(folder=SHIPPED), Path(folder)) as address, sync_playwright() as driver:
-            print(f"{'app.py, from its start until it answers':<60} {time.perf_counter() - started:8.2f} s")
+            print(f"{'app.py, from start to first response':<60} {time.perf_counter() - started:8.2f} s")
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-            first = [opened(browser, address) for _ in range(repeats)]
-            print(f"{'first caption, from opening the page: a fresh server':<60} {first[0]:8.2f} s")
-            print(f"{'first caption, from opening the page: later visitors':<60} {statistics.median(first[1:]):8.2f} s")
-            names = ("upload", "until the answer is there", "drawing", "a further caption, from the drop")
-            tell(names, dropped(browser, address, large, repeats))
-        tell(*served(large[0], repeats))
+            first = [time_first_caption(browser, address) for _ in range(repeats)]
+            print(f"{'first caption after opening the page, first visitor':<60} {first[0]:8.2f} s")
+            print(f"{'first caption after opening the page, later visitors':<60} {statistics.median(first[1:]):8.2f} s")
+            names = ("upload", "until the response", "rendering", "next caption, from the drop")
+            print_times(names, time_drops(browser, address, large, repeats))
+        print_times(*time_server(large[0], repeats))
 
 
-def enlarged(name, folder):
-    grain = Image.effect_noise(LARGE, 40).convert("RGB")  # a camera's; without it the file would be far smaller
-    photo = Image.blend(open_photo(EXAMPLES / f"{name}.jpg").resize(LARGE), grain, 0.1)
+def make_large_photo(name, folder):
+    noise = Image.effect_noise(LARGE, 40).convert("RGB")  # sensor noise, without which the file would be far smaller
+    photo = Image.blend(open_photo(EXAMPLES / f"{name}.jpg").resize(LARGE), noise, 0.1)
     photo.save(Path(folder) / f"{name}.jpg", quality=90)
     return Path(folder) / f"{name}.jpg"
 
 
-def tell(names, rows):
+def print_times(names, rows):
     for name, values in zip(names, zip(*rows, strict=True), strict=True):
         print(f"{name:<60} {statistics.median(values):8.0f} ms   worst {max(values):.0f}")
 
 
-def opened(browser, address):
-    """Seconds from the page's opening until an example's first word is there."""
-    context = browser.new_context()  # nothing is cached
+def time_first_caption(browser, address):
+    """Seconds from opening the page until the first word of an example's caption is visible."""
+    context = browser.new_context()  # with an empty cache
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     start = time.perf_counter()
@@ -95,8 +97,8 @@ def opened(browser, address):
     return seconds
 
 
-def dropped(browser, address, photos, repeats):
-    """Milliseconds (repeats, 4) of `DROP`."""
+def time_drops(browser, address, photos, repeats):
+    """The milliseconds returned by `DROP`, (repeats, 4)."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE)
     page.goto(address)
@@ -109,8 +111,8 @@ def dropped(browser, address, photos, repeats):
     return rows[1:]
 
 
-def served(photo, repeats):
-    """The names of the server's parts, and the milliseconds (repeats, parts) that each takes by itself."""
+def time_server(photo, repeats):
+    """The names of the server's steps, and the milliseconds of each, (repeats, steps)."""
     model, processor = load_captioner(str(SHIPPED), None, "float32")
     rows = []
     for _ in range(repeats + 1):
@@ -126,8 +128,8 @@ def served(photo, repeats):
         answer = json.dumps(describe(explanation) | {"photo": shown(opened)})
         times.append(time.perf_counter())
         rows.append([1000 * (after - before) for before, after in pairwise(times)])
-    names = ("opening the photo", "of the model: making it small", "of the model: the encoder", "the model")
-    return (*(f"  server: {name}" for name in names), f"  server: the answer, {len(answer) / 1e3:.0f} kB"), rows[1:]
+    names = ("opening the photo", "model: preprocessing", "model: encoder", "model: total")
+    return (*(f"  server: {name}" for name in names), f"  server: the response, {len(answer) / 1e3:.0f} kB"), rows[1:]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How good the captions are: metrics on the validation photos of each captioned set, each set alone.
+"""Caption quality: metrics on the validation photos of each dataset.
 
     python benchmarks/quality.py ../shared/data/flickr8k ../shared/data/coco-mini
 
-Also counts what metrics do not see: how many captions are distinct, how many contain `<unk>`, and how often a caption
-names a gender, an age or a race that nobody who described the photo named.
+Also counts what the metrics do not show: distinct captions, captions with `<unk>`, and captions that mention a gender,
+an age or a race that no reference caption of the photo mentions.
 """
 
 import argparse
@@ -26,11 +26,11 @@ PEOPLE = {
 }
 
 
-def unfounded(captions, references, words):
-    """How many captions use one of `words` where no person did, and how many use one at all."""
+def count_unfounded(captions, references, words):
+    """The number of captions that use one of `words` but none of whose references does, and that use one at all."""
     words = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
-    used = [people for caption, people in zip(captions, references, strict=True) if words.search(caption)]
-    return sum(not any(words.search(text) for text in people) for people in used), len(used)
+    used = [texts for caption, texts in zip(captions, references, strict=True) if words.search(caption)]
+    return sum(not any(words.search(text) for text in texts) for texts in used), len(used)
 
 
 def main():
@@ -40,7 +40,9 @@ def main():
     parser.add_argument("--num_beams", type=int, default=3)
     parser.add_argument("--max_new_tokens", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--output_dir", type=Path, help="Write predictions.json and scores.json into a folder in it.")
+    parser.add_argument(
+        "--output_dir", type=Path, help="Write predictions.json and scores.json to a subfolder per dataset."
+    )
     options = parser.parse_args()
     for folder in options.data_dir:
         settings = Settings(
@@ -57,8 +59,8 @@ def main():
             print(f"  {name:8} {value:.4g}")
         print(f"  <unk>    {sum('<unk>' in caption for caption in captions)}")
         for name, words in PEOPLE.items():
-            wrong, used = unfounded(captions, references, words)
-            print(f"  {name}: named in {used} captions, in {wrong} of them by no person")
+            wrong, used = count_unfounded(captions, references, words)
+            print(f"  {name}: mentioned in {used} captions, in {wrong} of them without a reference")
         if options.output_dir:
             write_evaluation(results, scores, options.output_dir / Path(folder).name)
 

@@ -1,10 +1,10 @@
-"""Other ways to run the same weights: what each wins in speed, and what it costs in start-up, size and CIDEr-D.
+"""Alternative runtimes for the same weights: speed, startup time, file size and CIDEr-D.
 
     python benchmarks/runtimes.py ../shared/data/flickr8k --photos 300
 
-Only the encoder is run in another way, because it takes most of the time; all of them in one process, in turns. int8 is
-static quantisation of convolutions by onnxruntime, calibrated on 32 photos of the training split. Rows whose package is
-not installed (onnxruntime, openvino) are left out.
+Only the encoder, which takes most of the time, runs in the alternative runtime; all runtimes run in one process, in
+turns. int8 is static quantization by onnxruntime, calibrated on 32 photos of the training split. Runtimes whose package
+is not installed (onnxruntime, openvino) are skipped.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from captioning.pipeline import captions_of
+from captioning.pipeline import generate_captions
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from train.data import captioned_dataset, photo_of
 from train.metrics import caption_metrics
@@ -32,7 +32,7 @@ FOLDER = Path(__file__).parents[1] / "modeling_captioner"
 
 
 class Runner(torch.nn.Module):
-    """The encoder's network run elsewhere: `run` takes and gives arrays."""
+    """Replaces the encoder's backbone by a function `run` from array to array."""
 
     def __init__(self, run):
         super().__init__()
@@ -42,8 +42,8 @@ class Runner(torch.nn.Module):
         return torch.from_numpy(self.run(pixel_values.contiguous().numpy()))
 
 
-class Network(torch.nn.Module):
-    """What is exported: from photos to the network's last feature map."""
+class FeatureExtractor(torch.nn.Module):
+    """The exported module: photos to the last feature map of the backbone."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -66,12 +66,12 @@ def compiled(model, path, calibration):
     return model, FOLDER / "model.safetensors"
 
 
-def exported(model, path):
+def export_encoder(model, path):
     file = path / "encoder.onnx"
     if not file.exists():
         with contextlib.redirect_stdout(sys.stderr):
             torch.onnx.export(
-                Network(copy.deepcopy(model.encoder.backbone)).eval(),
+                FeatureExtractor(copy.deepcopy(model.encoder.backbone)).eval(),
                 (torch.zeros(2, 3, model.config.image_size, model.config.image_size),),
                 file,
                 input_names=["pixel_values"],
@@ -82,18 +82,18 @@ def exported(model, path):
     return file
 
 
-def session(file):
+def load_session(file):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    running = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda pixel_values: running.run(None, {"pixel_values": pixel_values})[0]
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda pixel_values: session.run(None, {"pixel_values": pixel_values})[0]
 
 
 def onnx(model, path, calibration):
-    file = exported(model, path)
-    model.encoder.backbone = Runner(session(file))
+    file = export_encoder(model, path)
+    model.encoder.backbone = Runner(load_session(file))
     return model, file
 
 
@@ -109,22 +109,22 @@ def int8(model, path, calibration):
 
     file = path / "int8.onnx"
     if not file.exists():
-        quant_pre_process(exported(model, path), path / "clean.onnx", skip_symbolic_shape=True)
+        quant_pre_process(export_encoder(model, path), path / "clean.onnx", skip_symbolic_shape=True)
         quantize_static(path / "clean.onnx", file, Photos(), quant_format=QuantFormat.QDQ, per_channel=True)
-    model.encoder.backbone = Runner(session(file))
+    model.encoder.backbone = Runner(load_session(file))
     return model, file
 
 
 def openvino(model, path, calibration):
     import openvino
 
-    file = exported(model, path)
-    running = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
-    model.encoder.backbone = Runner(lambda pixel_values: running([pixel_values])[0].copy())
+    file = export_encoder(model, path)
+    compiled_model = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    model.encoder.backbone = Runner(lambda pixel_values: compiled_model([pixel_values])[0].copy())
     return model, file
 
 
-WAYS = {
+RUNTIMES = {
     "PyTorch, float32": (eager, "torch"),
     "PyTorch, bfloat16": (bfloat16, "torch"),
     "torch.compile, float32": (compiled, "torch"),
@@ -134,18 +134,18 @@ WAYS = {
 }
 
 
-def tensors(processor, rows):
+def preprocess(processor, rows):
     return processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
 
 
-def started(way, path, calibration):
-    """The captioner run in this way, its file, and the seconds from the files to the first caption; the export and
-    the quantisation, which are done once, apart."""
+def start_runtime(setup, path, calibration):
+    """Returns the captioner in this runtime, its weight file, and the seconds from loading the files to the first
+    caption, without the one-time export and quantization."""
     model = CaptionerForConditionalGeneration.from_pretrained(FOLDER).eval()
-    way(model, path, calibration)  # writes the files
+    setup(model, path, calibration)  # writes the files
     torch.compiler.reset()
     start = time.perf_counter()
-    model, file = way(CaptionerForConditionalGeneration.from_pretrained(FOLDER).eval(), path, calibration)
+    model, file = setup(CaptionerForConditionalGeneration.from_pretrained(FOLDER).eval(), path, calibration)
     model.generate(calibration[:1].to(model.dtype))
     return model, file, time.perf_counter() - start
 
@@ -155,28 +155,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir")
     parser.add_argument("--photos", type=int, default=300)
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY")
+    parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=list(RUNTIMES), metavar="RUNTIME")
     options = parser.parse_args()
     sets = captioned_dataset(Settings(data_dir=options.data_dir, max_train_samples=32, max_eval_samples=options.photos))
     processor = CaptionerProcessor.from_pretrained(FOLDER)
-    calibration, photos = tensors(processor, sets["train"]), tensors(processor, sets["validation"])
+    calibration, photos = preprocess(processor, sets["train"]), preprocess(processor, sets["validation"])
     with tempfile.TemporaryDirectory() as folder:
-        ways = {}
-        for name in options.ways:
-            way, package = WAYS[name]
+        loaded = {}
+        for name in options.runtimes:
+            setup, package = RUNTIMES[name]
             if importlib.util.find_spec(package):
-                ways[name] = started(way, Path(folder), calibration)
-        one, many, captions = ({name: [] for name in ways} for _ in range(3))
+                loaded[name] = start_runtime(setup, Path(folder), calibration)
+        one, many, captions = ({name: [] for name in loaded} for _ in range(3))
         for part in photos.split(32):
-            for name, (model, _, _) in ways.items():
+            for name, (model, _, _) in loaded.items():
                 start = time.perf_counter()
-                captions[name] += captions_of(model, processor, part, {})[0]
+                captions[name] += generate_captions(model, processor, part, {})[0]
                 many[name].append(len(part) / (time.perf_counter() - start))
                 start = time.perf_counter()
                 model.generate(part[:1].to(model.dtype))
                 one[name].append(time.perf_counter() - start)
-        print("| way | one photo, s | photos/s | start, s | file, MB | CIDEr-D |\n|---|---|---|---|---|---|")
-        for name, (_, file, start) in ways.items():
+        print("| runtime | one photo, s | photos/s | startup, s | file, MB | CIDEr-D |\n|---|---|---|---|---|---|")
+        for name, (_, file, start) in loaded.items():
             quality = caption_metrics(sets["validation"]["captions"][:], captions[name])["CIDEr-D"]
             print(
                 f"| {name} | {statistics.median(one[name]):.3f} | {statistics.median(many[name]):.1f} | {start:.1f}"

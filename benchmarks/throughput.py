@@ -1,15 +1,14 @@
-"""How many photos a second `python caption.py FOLDER` captions, beside the encoder's own rate, and in how much memory.
+"""Throughput and memory of `python caption.py FOLDER`, compared with the throughput of the encoder alone.
 
     python benchmarks/throughput.py
     python benchmarks/throughput.py --small 10000 --large 0
     python benchmarks/throughput.py --small 0 --large 0 --data_dir ../shared/data/flickr8k
 
-Runs the command as people do, on photos that it makes: small ones (640 x 480) and of 12 million pixels (4000 x 3000),
-JPEG with a camera's noise. The rate counts from the first captions to the last, so start-up is apart. The encoder's
-rate is timm's Inception-v3 as it comes, float32, channels last, in batches of 8 ready in memory, measured before and
-after each run; "model alone" is the whole captioner on photos ready in memory: what is missing to it is spent waiting
-for photos. With --data_dir it also counts how many of a captioned set's photos, made large, get the same caption
-decoded at reduced scale as decoded in full, and after a change of the pixels that nobody sees.
+Runs the command on generated JPEG photos with sensor noise, 640 x 480 and 4000 x 3000 pixels. Rates are measured from
+the first captions to the last and exclude startup. The encoder rate is that of timm's unmodified Inception-v3, float32,
+channels last, on batches of 8 in memory, measured before and after each run. "model alone" is the rate of the captioner
+on photos in memory; the difference is time spent waiting for photos. --data_dir also compares the captions of a
+dataset's photos, enlarged, when decoded at reduced scale, at full scale, and with imperceptible noise.
 """
 
 import argparse
@@ -28,31 +27,31 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from captioning.pipeline import captions_by_core
+from captioning.pipeline import generate_per_core
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
 from train.data import captioned_dataset, photo_of
 from train.metrics import caption_metrics
 from train.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-DIFFERENT = 12  # photos; further ones are links to them
+DISTINCT = 12  # photos; further ones are links to them
 
 
 def make_photos(folder, size, count):
-    """`count` JPEG files from the examples, with noise, which is what most of a camera's file is."""
+    """Write `count` JPEG files from the examples, with noise, which makes up most of a camera file."""
     examples = sorted((ROOT / "demo" / "examples").glob("*.jpg"))
     noise = Image.effect_noise(size, 25).convert("RGB")
-    for number in range(min(DIFFERENT, count)):
+    for number in range(min(DISTINCT, count)):
         photo = Image.open(examples[number % len(examples)]).convert("RGB").resize(size, Image.Resampling.LANCZOS)
         if number >= len(examples):
             photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         Image.blend(photo, noise, 0.06).save(folder / f"{number:06}.jpg", quality=90)
-    for number in range(DIFFERENT, count):
-        os.link(folder / f"{number % DIFFERENT:06}.jpg", folder / f"{number:06}.jpg")
+    for number in range(DISTINCT, count):
+        os.link(folder / f"{number % DISTINCT:06}.jpg", folder / f"{number:06}.jpg")
 
 
 class Rates:
-    """Photos a second of the encoder and of the captioner, on photos that are ready in memory."""
+    """Photos per second of the encoder and of the captioner, on photos in memory."""
 
     def __init__(self, device, dtype):
         photos = [open_photo(path) for path in sorted((ROOT / "demo" / "examples").glob("*.jpg"))]
@@ -70,7 +69,7 @@ class Rates:
         return self._rate(lambda: [self.network.forward_features(part) for part in parts])
 
     def captioner(self):
-        return self._rate(lambda: captions_by_core(self.model, self.processor, self.pixel_values, {}))
+        return self._rate(lambda: generate_per_core(self.model, self.processor, self.pixel_values, {}))
 
     def _rate(self, task):
         task()
@@ -83,10 +82,10 @@ class Rates:
 
 
 def run_command(folder, options, processes):
-    """Captions a folder. Returns seconds in all, photos a second after the start, and samples of resident memory (MB),
-    of all processes together."""
+    """Caption a folder. Returns the total seconds, the photos per second after startup, and samples of the resident
+    memory of all processes in MB."""
     output = folder / "captions.jsonl"
-    growing = [Path(f"{output}.part{process}") for process in range(processes)] if processes > 1 else [output]
+    parts = [Path(f"{output}.part{process}") for process in range(processes)] if processes > 1 else [output]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
     command = [sys.executable, *launch, ROOT / "caption.py", folder, "--output", output, "--dtype", options.dtype]
     threads = str(max(1, torch.get_num_threads() // processes))
@@ -95,11 +94,11 @@ def run_command(folder, options, processes):
         [*map(str, command), "--device", options.device], env=os.environ | {"OMP_NUM_THREADS": threads}
     ) as process:
         while process.poll() is None:
-            lines = sum(map(lines_in, growing))
+            lines = sum(map(count_lines, parts))
             if lines and (not counts or lines > counts[-1][1]):
                 counts.append((time.perf_counter(), lines))
-            if held := resident(process.pid):  # none is left while it ends
-                memory.append(held)
+            if used := resident(process.pid):  # 0 while it exits
+                memory.append(used)
             time.sleep(0.05)
     seconds = time.perf_counter() - start
     output.unlink()
@@ -107,10 +106,10 @@ def run_command(folder, options, processes):
     return seconds, (after - before) / (last - first) if after > before else None, memory
 
 
-def lines_in(file):
+def count_lines(file):
     try:
         return file.read_bytes().count(b"\n")
-    except FileNotFoundError:  # not yet begun, or put together with the others
+    except FileNotFoundError:  # not started yet, or already merged
         return 0
 
 
@@ -120,13 +119,12 @@ def resident(pid):
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         return int(fields.get("VmRSS", "0 kB").split()[0]) / 1000 + sum(map(resident, children))
-    except (OSError, ValueError):  # it ended meanwhile
+    except (OSError, ValueError):  # the process has exited
         return 0
 
 
 def compare_decoding(model, processor, data_dir, count=200):
-    """Says how many photos, enlarged to 4,000 pixels, get the caption of full decoding from what is as good as the same
-    pixels, and how good the captions are."""
+    """Print how many photos, enlarged to 4,000 pixels, get the same caption as with full decoding, and the CIDEr-D."""
     settings = Settings(data_dir=data_dir, max_eval_samples=count)
     rows = captioned_dataset(settings, wanted=["validation"])["validation"]
     full, reduced = [], []
@@ -137,28 +135,28 @@ def compare_decoding(model, processor, data_dir, count=200):
         for side, photos in ((None, full), (2 * model.config.image_size, reduced)):
             photos.append(processor(images=open_photo(file.getvalue(), side=side), return_tensors="pt").pixel_values)
     full, reduced = torch.cat(full), torch.cat(reduced)
-    chance = torch.rand(full.shape, generator=torch.Generator().manual_seed(0))
-    step = 2 / 255  # pixels of 0 to 255 are normalised to -1 to 1
-    ways = {
-        "decoded in full": full,
-        "decoded at reduced scale": reduced,
-        "decoded in full, 3 % of the values then raised by 1 of 255": full + step * (chance < 0.03),
+    noise = torch.rand(full.shape, generator=torch.Generator().manual_seed(0))
+    step = 2 / 255  # pixels are normalized from [0, 255] to [-1, 1]
+    variants = {
+        "full decoding": full,
+        "reduced decoding": reduced,
+        "full decoding, 3% of the values increased by 1/255": full + step * (noise < 0.03),
     }
-    captions = {way: captions_by_core(model, processor, photos, {})[0] for way, photos in ways.items()}
-    for way, found in captions.items():
-        same = sum(map(str.__eq__, found, captions["decoded in full"]))
+    captions = {variant: generate_per_core(model, processor, photos, {})[0] for variant, photos in variants.items()}
+    for variant, found in captions.items():
+        same = sum(map(str.__eq__, found, captions["full decoding"]))
         quality = caption_metrics(rows["captions"][:], found)["CIDEr-D"]
-        difference = (ways[way] - full).abs().mean() / step
+        difference = (variants[variant] - full).abs().mean() / step
         print(
-            f"{way}: {same} of {len(found)} captions the same, CIDEr-D {quality:.3f}, pixels differ by {difference:.2f}"
+            f"{variant}: {same} of {len(found)} captions equal, CIDEr-D {quality:.3f}, pixels off by {difference:.2f}"
         )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", type=int, default=320, help="Photos of 640 x 480.")
-    parser.add_argument("--large", type=int, default=256, help="Photos of 4000 x 3000.")
-    parser.add_argument("--data_dir", help="A captioned set, for how often reduced decoding changes the caption.")
+    parser.add_argument("--small", type=int, default=320, help="Number of photos of 640 x 480.")
+    parser.add_argument("--large", type=int, default=256, help="Number of photos of 4000 x 3000.")
+    parser.add_argument("--data_dir", help="A dataset on which to test how often reduced decoding changes the caption.")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -172,7 +170,7 @@ def main():
         single.mkdir()
         make_photos(single, (640, 480), 1)
         seconds, _, memory = run_command(single, options, 1)
-        print(f"one photo: {seconds:.1f} s from start to end, peak memory {max(memory):.0f} MB")
+        print(f"one photo: {seconds:.1f} s in total, peak memory {max(memory):.0f} MB")
         for name, size, count in (("640 x 480", (640, 480), options.small), ("12 MP", (4000, 3000), options.large)):
             photos = Path(folder, name)
             photos.mkdir()

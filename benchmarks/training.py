@@ -1,15 +1,15 @@
-"""How fast the trainer is, side by side in one run:
+"""Training speed:
 
     python benchmarks/training.py [--device cuda] [--threads 2]
 
-1. Captions a second of a training step (forward, backward, clipping, Adam): our decoder, in which a caption is one
-   call, against a decoder of the form of Show, Attend and Tell (Xu et al. 2015), which goes word by word. Both have the
-   same widths, vocabulary, batch, caption lengths and threads. As in the paper, theirs mixes the encoder's regions as
-   they are, 2048 channels wide; a second one gets them projected to the decoder's width, as ours does.
-2. Photos a second of a frozen encoder's training, with its features cached, and looked at anew.
-3. Seconds from the start of the program to its first step, with the features of 64 photos to compute, and cached.
+1. Captions per second of a training step (forward, backward, clipping, Adam): our decoder, which runs a caption in one
+   call, against a step-by-step decoder as in Show, Attend and Tell (Xu et al. 2015). Both have the same hidden size,
+   vocabulary, batch, caption lengths and threads. As in the paper, the latter attends over the 2048-channel encoder
+   features; a variant attends over features projected to the hidden size, as ours does.
+2. Photos per second when training on a frozen encoder, with cached features and with encoding every photo.
+3. Seconds from program start to the first step, with the features of 64 photos to compute, and with cached features.
 
-The photos are noise, the captions random words: neither changes the speed.
+The photos are noise and the captions random words, which does not affect the speed.
 """
 
 import argparse
@@ -42,10 +42,10 @@ LENGTHS = (8, 20)  # words of a caption
 
 
 class StepByStep(nn.Module):
-    """Show, Attend and Tell's decoder: additive attention with the state, a gate, and an LSTM cell, for each word.
+    """Decoder of Show, Attend and Tell: additive attention, a gate and an LSTM cell at each step.
 
-    Captions come by falling length, so that each step works on those that are not yet done. The regions' part of the
-    scores is computed once for each caption.
+    Captions are sorted by decreasing length, so that each step only runs the unfinished ones. The contribution of the
+    regions to the scores is computed once per caption.
     """
 
     def __init__(self, hidden_size, embedding_size, vocab_size, projected):
@@ -53,7 +53,7 @@ class StepByStep(nn.Module):
         width = hidden_size if projected else CHANNELS
         self.projection = nn.Linear(CHANNELS, hidden_size) if projected else nn.Identity()
         self.embedding = nn.Embedding(vocab_size, embedding_size)
-        self.of_regions, self.of_state = nn.Linear(width, hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.key, self.query = nn.Linear(width, hidden_size), nn.Linear(hidden_size, hidden_size)
         self.score = nn.Linear(hidden_size, 1)
         self.gate = nn.Linear(hidden_size, width)
         self.first_state, self.first_cell = nn.Linear(width, hidden_size), nn.Linear(width, hidden_size)
@@ -62,25 +62,25 @@ class StepByStep(nn.Module):
         self.dropout = nn.Dropout(0.3)
 
     def forward(self, features, labels, lengths):
-        """`features` (photos, regions, channels), `labels` (captions, words), `lengths` of the captions. The loss."""
+        """The loss for `features` (photos, regions, channels), `labels` (captions, words) and `lengths` (captions)."""
         regions = self.projection(features).repeat_interleave(len(labels) // len(features), 0)
         order = lengths.argsort(descending=True)
         regions, labels, lengths = regions[order], labels[order], lengths[order]
         words = self.embedding(labels.clamp(min=0).roll(1, dims=1))  # (captions, words, embedding)
-        keys, mean = self.of_regions(regions), regions.mean(1)
+        keys, mean = self.key(regions), regions.mean(1)
         state, cell = self.first_state(mean), self.first_cell(mean)
         losses = []
         for step, count in enumerate((lengths[None] > torch.arange(labels.shape[1])[:, None]).sum(1).tolist()):
             state, cell = state[:count], cell[:count]
-            weights = self.score((keys[:count] + self.of_state(state)[:, None]).relu()).softmax(1)
+            weights = self.score((keys[:count] + self.query(state)[:, None]).relu()).softmax(1)
             context = self.gate(state).sigmoid() * (weights * regions[:count]).sum(1)
             state, cell = self.cell(torch.cat([words[:count, step], context], 1), (state, cell))
             losses.append(F.cross_entropy(self.output(self.dropout(state)), labels[:count, step], reduction="sum"))
         return sum(losses) / lengths.sum()
 
 
-def measured(step, seconds=6):
-    """How often a second `step` runs, after a warm-up of one."""
+def steps_per_second(step, seconds=6):
+    """How often `step` runs per second, after one warm-up run."""
     step()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -120,26 +120,26 @@ def decoders(device):
         "step by step": training_step(wide, lambda: wide(features, labels, lengths)),
         "step by step, projected": training_step(narrow, lambda: narrow(features, labels, lengths)),
     }
-    rounds = [[len(labels) * measured(step) for step in steps.values()] for _ in range(3)]
+    rounds = [[len(labels) * steps_per_second(step) for step in steps.values()] for _ in range(3)]
     rates = dict(zip(steps, np.median(rounds, axis=0), strict=True))
     for name, rate in rates.items():
-        print(f"{name:24} {rate:7.1f} captions a second; ours is {rates['our decoder'] / rate:.1f} times as fast")
+        print(f"{name:24} {rate:7.1f} captions per second; ours is {rates['our decoder'] / rate:.1f} times as fast")
 
 
 def write_photos(folder, count):
-    """A captioned set in the layout of an imagefolder."""
-    chance = np.random.default_rng(0)
+    """Write a dataset in the imagefolder layout."""
+    rng = np.random.default_rng(0)
     rows = []
     for number in range(count):
-        pixels = chance.integers(0, 255, (15, 20, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((500, 375)).save(folder / f"{number}.jpg", quality=90)
-        captions = [" ".join(chance.choice(list("abcdefgh"), 10)) for _ in range(CAPTIONS_PER_PHOTO)]
+        captions = [" ".join(rng.choice(list("abcdefgh"), 10)) for _ in range(CAPTIONS_PER_PHOTO)]
         rows.append(json.dumps({"file_name": f"{number}.jpg", "captions": captions}) + "\n")
     (folder / "metadata.jsonl").write_text("".join(rows))
 
 
 def caching(folder, device):
-    """A shipped captioner's training, from cached features and from photos."""
+    """Train the shipped captioner on cached features and on photos."""
     model = CaptionerForConditionalGeneration.from_pretrained(ROOT / "modeling_captioner").to(device).train()
     processor = CaptionerProcessor.from_pretrained(ROOT / "modeling_captioner")
     settings = Settings(data_dir=str(folder), validation_fraction=0)
@@ -158,9 +158,9 @@ def caching(folder, device):
             inputs = {name: tensor.to(device) for name, tensor in model_inputs(batch).items()}
             return model(**inputs, labels=batch["labels"].to(device)).loss
 
-        rates.append(PHOTOS * measured(training_step(model, loss)))
-    print(f"features cached:     {rates[0]:7.1f} photos a second")
-    print(f"photos looked at:    {rates[1]:7.1f} photos a second; cached is {rates[0] / rates[1]:.1f} times as fast")
+        rates.append(PHOTOS * steps_per_second(training_step(model, loss)))
+    print(f"cached features: {rates[0]:7.1f} photos per second")
+    print(f"encoded photos:  {rates[1]:7.1f} photos per second; cached is {rates[0] / rates[1]:.1f} times as fast")
 
 
 def first_step(folder):
@@ -180,7 +180,7 @@ def first_step(folder):
             time.sleep(0.02)
         print(f"first step, features {features}: {time.perf_counter() - begin:.1f} s")
         if process.wait():
-            sys.exit(f"The trainer ended with status {process.returncode}.")
+            sys.exit(f"The trainer exited with status {process.returncode}.")
 
 
 def main():
