@@ -38,6 +38,9 @@ def captioned_dataset(settings, wanted=("train", "validation"), photos=True):
         columns = _two_columns if photos else _captions
         splits = {name: columns(split, settings) for name, split in _karpathy(load_splits(settings)).items()}
         splits = _with_validation(splits, settings)
+        for name in wanted:
+            if not len(splits[name]):
+                raise ValueError(f"The split {name!r} has no photo with a caption; look at the data set and its files.")
         return {name: _without_broken(splits[name], name, settings) if photos else splits[name] for name in wanted}
 
 
@@ -91,7 +94,7 @@ def _texts(split, settings):
     names = caption_columns(split, settings)
     captions = [[text for name in names for text in texts_of(row[name])] for row in split.select_columns(names)]
     image = next((name for name in (settings.image_column, *IMAGE_COLUMNS) if name in split.column_names), None)
-    if image is None or any(len(texts) > 1 for texts in captions):
+    if not captions or image is None or any(len(texts) > 1 for texts in captions):
         return captions
     photos = split.select_columns([image])
     if isinstance(photos.features[image], Image):

@@ -1,0 +1,212 @@
+"""Folders as people have them, with all the small differences from the layout that a paper published."""
+
+import io
+import json
+import shutil
+import tarfile
+
+import pytest
+from conftest import SHARED
+from datasets import Dataset
+from datasets import config as datasets_config
+
+from train.data import captioned_dataset, photo_of
+from train.data.layouts import load_folder
+from train.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def put(tmp_path, drawn_photos):
+    """Write pictures into the data set's folder, by their paths in it, and return the folder."""
+
+    def put(*paths):
+        for path in paths:
+            file = tmp_path / "set" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            drawn_photos[0][0].save(file)
+        return tmp_path / "set"
+
+    return put
+
+
+def learnt(folder):
+    """{split: {name of the photo: captions}} of what `load_folder` finds, all of which can be opened."""
+    splits = load_folder(folder)
+    for split in splits.values():
+        for row in split:
+            photo_of({"image": {"path": row["image"], "bytes": None}})
+    return {name: {row["image"].rpartition("/")[2]: row["captions"] for row in split} for name, split in splits.items()}
+
+
+# Flickr
+
+
+@pytest.mark.parametrize("header", ["image,caption\n", "image_name,comment_number,comment\n", ""])
+def test_flickrs_captions_with_and_without_a_header(put, header):
+    folder = put("Images/1.jpg", "Images/2.jpg")
+    number = "0, " if "number" in header else ""
+    (folder / "captions.txt").write_text(
+        f'{header}1.jpg,{number}a dog runs\n1.jpg,{number}"a dog , running"\n2.jpg,{number}a cat\n'
+    )
+    assert learnt(folder) == {"train": {"1.jpg": ["a dog runs", "a dog , running"], "2.jpg": ["a cat"]}}
+
+
+def test_flickrs_photos_of_other_kinds_and_spellings(put, caplog):
+    """A byte order mark, empty last lines, PNG, capital letters, spaces, and a caption whose photo is absent."""
+    folder = put("Images/1.JPG", "Images/2.png", "Images/a dog.jpeg")
+    lines = "1.jpg,one\r\n2.png,two\r\na dog.jpeg,three\r\ngone.jpg,four\r\n\r\n \r\n"
+    (folder / "captions.txt").write_text(lines, encoding="utf-8-sig", newline="")
+    assert learnt(folder) == {"train": {"1.JPG": ["one"], "2.png": ["two"], "a dog.jpeg": ["three"]}}
+    assert "captions.txt names 1 photos that are absent, such as gone.jpg." in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ""])
+def test_flickrs_split_lists_with_spaces_in_names(put, suffix):
+    folder = put(*(f"Images/photo {number}.jpg" for number in range(4)))
+    captions = "".join(f"photo {number}.jpg#{k}\tcaption {k}\n" for number in range(4) for k in range(2))
+    (folder / "Flickr8k.token.txt").write_text(captions)
+    for name, numbers in (("trainImages", (0, 1)), ("devImages", (2,)), ("testImages", (3,))):
+        (folder / f"Flickr 8k.{name}.txt").write_text("".join(f"photo {number}{suffix}\n" for number in numbers) + "\n")
+    texts = ["caption 0", "caption 1"]
+    assert learnt(folder) == {
+        "train": {"photo 0.jpg": texts, "photo 1.jpg": texts},
+        "validation": {"photo 2.jpg": texts},
+        "test": {"photo 3.jpg": texts},
+    }
+
+
+def test_flickr8ks_stems_are_not_its_captions(put):
+    folder = put("Flicker8k_Dataset/1.jpg")
+    (folder / "Flickr8k.lemma.token.txt").write_text("1.jpg#0\tdog run\n")
+    (folder / "Flickr8k.token.txt").write_text("1.jpg#0\tDogs are running .\n")
+    assert learnt(folder)["train"] == {"1.jpg": ["Dogs are running ."]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results_20130124.token", "1.jpg#0\tTwo young guys | one , two .\n1.jpg#1\tA man .\n2.jpg#0\tA cat .\n"),
+        (
+            "results.csv",
+            "image_name| comment_number| comment\n1.jpg| 0| Two young guys | one , two .\n1.jpg| 1| A man .\n2.jpg| 0| A cat .\n",
+        ),
+    ],
+)
+def test_flickr30ks_own_files(put, name, content):
+    folder = put("flickr30k-images/1.jpg", "flickr30k-images/2.jpg")
+    (folder / name).write_text(content)
+    assert learnt(folder)["train"]["2.jpg"] == ["A cat ."]
+    first, second = learnt(folder)["train"]["1.jpg"]
+    assert (first.replace("|", " | ").split(), second) == ("Two young guys | one , two .".split(), "A man .")
+
+
+# COCO
+
+
+def coco(file, numbers, name="{}.jpg", boxes=False):
+    """An annotation file whose photo of number n has the caption "photo n"."""
+    annotations = [{"id": number, "image_id": number, "caption": f"photo {number}"} for number in numbers]
+    box = {"image_id": numbers[0], "bbox": [0, 0, 5, 5], "category_id": 1}
+    content = {
+        "images": [{"id": number, "file_name": name.format(number)} for number in numbers],
+        "annotations": [box, *annotations, box | {"caption": None}] if boxes else annotations,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def test_coco_of_annotation_tools(put):
+    """Boxes among the captions, a folder in `file_name`, photos under images/, a file of any name."""
+    folder = put("images/1.jpg", "images/2.jpg")
+    coco(folder / "annotations" / "captions_train.json", [1, 2], boxes=True)
+    assert learnt(folder) == {"train": {"1.jpg": ["photo 1"], "2.jpg": ["photo 2"]}}
+    for name in ("images/{}.jpg", "{}.jpg", "C:\\\\photos\\\\{}.jpg", "/home/someone/else/{}.jpg"):
+        shutil.rmtree(folder / "annotations")
+        coco(folder / "annotations" / "instances_default.json", [1, 2], name, boxes=True)
+        assert learnt(folder) == {"train": {"1.jpg": ["photo 1"], "2.jpg": ["photo 2"]}}, name
+
+
+@pytest.mark.parametrize(
+    ("annotations", "photos", "name"),
+    [
+        ("annotations/captions_{}.json", "{}/{}.jpg", "{number}.jpg"),
+        ("annotations/captions_{}.json", "images/{}/{}.jpg", "{number}.jpg"),
+        ("{}/_annotations.coco.json", "{}/{}.jpg", "{number}.jpg"),
+        ("annotations/{}.json", "{}/{}.jpg", "{split}/{number}.jpg"),
+    ],
+)
+def test_coco_with_the_same_names_in_two_splits(put, annotations, photos, name):
+    folder = put(*(photos.format(split, 1) for split in ("train", "val")))
+    for split in ("train", "val"):
+        coco(folder / annotations.format(split), [1], name.replace("{split}", split).replace("{number}", "{}"))
+    splits = load_folder(folder)
+    for split, own in (("train", "train"), ("validation", "val")):
+        assert [row["image"] for row in splits[split]] == [str(folder / photos.format(own, 1))]
+
+
+def test_coco_names_that_could_be_either_photo_are_left_out(put, caplog):
+    folder = put("one/1.jpg", "other/1.jpg", "one/2.jpg")
+    coco(folder / "annotations" / "captions_train.json", [1, 2])
+    assert learnt(folder) == {"train": {"2.jpg": ["photo 2"]}}
+    assert "captions_train.json lists 2 photos, of which 1 are absent." in caplog.text
+
+
+def test_coco_of_which_the_training_photos_are_absent_is_not_trained_on_its_validation_photos(put):
+    folder = put("val2017/3.jpg", "val2017/4.jpg")
+    coco(folder / "annotations" / "captions_train2017.json", [1, 2])
+    coco(folder / "annotations" / "captions_val2017.json", [3, 4])
+    settings = Settings(data_dir=str(folder))
+    assert len(captioned_dataset(settings, ["validation"])["validation"]) == 2, "they can still be judged by"
+    for photos in (True, False):
+        with pytest.raises(ValueError, match="The split 'train' has no photo with a caption"):
+            captioned_dataset(settings, ["train"], photos)
+
+
+def test_annotations_without_photos_say_so(put):
+    coco(put("1.jpg") / "annotations" / "captions_train2017.json", [5])
+    with pytest.raises(ValueError, match="holds no captions of photos that are there; known are parquet"):
+        load_folder(put())
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the photos lie in ../shared")
+def test_uit_viic(caplog):
+    """Its three splits; of 3,850 photos 205 are there."""
+    splits = load_folder(SHARED / "data" / "uit-viic")
+    assert {name: len(split) for name, split in splits.items()} == {"train": 146, "validation": 48, "test": 11}
+    assert [record.message for record in caplog.records] == [
+        "uitviic_captions_test2017.json lists 231 photos, of which 220 are absent.",
+        "uitviic_captions_train2017.json lists 2695 photos, of which 2549 are absent.",
+        "uitviic_captions_val2017.json lists 924 photos, of which 876 are absent.",
+    ]
+    assert all(len(texts) >= 5 for texts in splits["test"]["captions"])
+
+
+# Files of two layouts in one folder
+
+
+def tar(file, members):
+    with tarfile.open(file, "w") as shard:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_archives_do_not_hide_the_captions_beside_them(put, count):
+    folder = put(*(f"{number}.png" for number in range(count)))
+    for name in ("old.tar", "older.tar"):
+        tar(folder / name, {"backup.png": (folder / "0.png").read_bytes()})
+    rows = [json.dumps({"file_name": f"{number}.png", "text": f"photo {number}"}) for number in range(count)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    assert load_folder(folder)["train"]["text"][:] == [f"photo {number}" for number in range(count)]
+    (folder / "metadata.jsonl").unlink()
+    photo = {"bytes": (folder / "0.png").read_bytes(), "path": None}
+    Dataset.from_list([{"image": photo, "text": "from parquet"}]).to_parquet(folder / "train.parquet")
+    (folder / "captions.txt").write_text("captions of no photo at all\nfor the stage language\n")
+    assert load_folder(folder)["train"]["text"][:] == ["from parquet"]
