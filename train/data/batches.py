@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from modeling_captioner import PhotoError
 
 from .dataset import names_of, photo_of
+from .labels import names_of_label
 from .vocabulary import encode
 
 MAX_WORDS = 40  # longer captions are cut
@@ -55,9 +56,9 @@ class CaptionedPhotos(TorchDataset):
 
 
 class LabelledPhotos(TorchDataset):
-    """Captioned photos, and a share of labelled ones that is drawn anew for each epoch.
+    """Captioned photos, and a share of labelled ones that is drawn for each epoch, every name as often as any other.
 
-    A labelled photo's captions are sentences that name its label, other ones in each epoch.
+    A labelled photo's captions are sentences that name its label, drawn in each epoch as well.
 
     Args:
         captioned, labelled: [`CaptionedPhotos`]; the captions of `labelled` are all sentences of the label.
@@ -67,14 +68,18 @@ class LabelledPhotos(TorchDataset):
 
     def __init__(self, captioned, labelled, share, count, seed):
         self.captioned, self.labelled, self.count, self.seed = captioned, labelled, count, seed
-        self.drawn = min(len(labelled), round(len(captioned) * share / (1 - share)))
+        self.drawn = round(len(captioned) * share / (1 - share))
         self.captions = captioned.captions
+        self.rows_of = {}  # {name: rows}
+        for row, label in enumerate(labelled.labels):
+            self.rows_of.setdefault(names_of_label(label)[0], []).append(row)
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
         self.captioned.set_epoch(epoch)
         self.labelled.set_epoch(epoch)
-        self.rows = random.Random(f"{self.seed} {epoch}").sample(range(len(self.labelled)), self.drawn)
+        chance, names = random.Random(f"{self.seed} {epoch}"), sorted(self.rows_of)
+        self.rows = [chance.choice(self.rows_of[chance.choice(names)]) for _ in range(self.drawn)]
 
     def __len__(self):
         return len(self.captioned) + self.drawn
@@ -83,7 +88,7 @@ class LabelledPhotos(TorchDataset):
         if index < len(self.captioned):
             return self.captioned[index]
         row = self.labelled[self.rows[index - len(self.captioned)]]
-        chance = random.Random(f"{self.seed} {row['epoch']} {row['photo']}")
+        chance = random.Random(f"{self.seed} {row['epoch']} {index}")
         return row | {"captions": chance.choices(row["captions"], k=self.count)}
 
 
