@@ -208,7 +208,7 @@ def unlabelled_photos(settings):
     sets = [load_dataset(folder, split="train").select_columns("image") for folder in settings.photo_dirs]
     if not sets:
         raise ValueError("The stage distil learns from photos without captions; name folders of them: --photo_dirs.")
-    return concatenate_datasets([one.cast(Features({"image": Image(decode=False)})) for one in sets])
+    return concatenate_datasets([one.cast_column("image", Image(decode=False)) for one in sets])
 
 
 def photo_of(row):
@@ -227,6 +227,7 @@ def photo_of(row):
 
 def paths_of(photos):
     """The path of each photo, or None where it has none, without reading any photo."""
+    # A concatenated data set has a format that would leave the flattened columns out.
     return photos.with_format(None).select_columns("image").flatten()["image.path"][:]
 
 

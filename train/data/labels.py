@@ -34,7 +34,7 @@ def labelled_dataset(folders):
         labels = photos["label"][:]
         if isinstance(feature, ClassLabel):
             labels = feature.int2str(labels)
-        photos = photos.select_columns("image").cast(Features({"image": Image(decode=False)}))
+        photos = photos.select_columns("image").cast_column("image", Image(decode=False))
         photos = photos.add_column("label", [str(label) for label in labels], feature=Value("string"))
         sets.append(photos.select([row for row, label in enumerate(labels) if names_of_label(str(label))]))
     return concatenate_datasets(sets)
