@@ -38,8 +38,8 @@ def test_a_uniform_soup_is_the_mean_of_the_kept_checkpoints(drawn_set, tmp_path)
 
 
 def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(drawn_set, tmp_path):
-    options = {"soup": "greedy", "checkpoints_total_limit": 4, "eval_steps": 4, "num_train_epochs": 8, "seed": 3}
-    run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", learning_rate=0.02, **options)))
+    options = {"soup": "greedy", "checkpoints_total_limit": 3, "eval_steps": 10, "num_train_epochs": 20}
+    run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", learning_rate=0.01, **options)))
     best = max(row["score"] for row in rows_of(tmp_path / "run") if "score" in row)
     options = {"evaluate_only": "true", "model": tmp_path / "run", "data_dir": drawn_set}
     main(arguments(output_dir=tmp_path / "scores", **options))
