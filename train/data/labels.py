@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import yaml
-from datasets import ClassLabel, Features, Image, Value, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Image, Value, concatenate_datasets, load_dataset
 
 WORD = re.compile(r"\w+(?:['-]\w+)*")
 WNID = re.compile(r"^n\d{8}[_ ]?")
