@@ -236,9 +236,9 @@ class Training:
 
     def _validate(self):
         """Validate, save the model if it is the best so far, and update the early-stopping counter."""
-        progress = self.progress
+        progress, best = self.progress, self.progress["best"]
         progress["score"] = self._evaluate(self._eval_model())
-        progress["worse"] = 0 if progress["score"] == progress["best"] else progress["worse"] + 1
+        progress["worse"] = 0 if progress["score"] > best else progress["worse"] + 1
         self.model.train()
 
     def _eval_model(self):
