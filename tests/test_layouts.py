@@ -9,8 +9,10 @@ import pytest
 from conftest import SHARED
 from datasets import Dataset
 from datasets import config as datasets_config
+from test_training import arguments
 
-from train.data import captioned_dataset, photo_of
+from train.cli import resolve, run
+from train.data import StreamedPhotos, captioned_dataset, photo_of
 from train.data.layouts import load_folder
 from train.settings import Settings
 
@@ -36,7 +38,7 @@ def put(tmp_path, drawn_photos):
 
 def learnt(folder):
     """{split: {name of the photo: captions}} of what `load_folder` finds, all of which can be opened."""
-    splits = load_folder(folder)
+    splits = load_folder(Settings(data_dir=str(folder)))
     for split in splits.values():
         for row in split:
             photo_of({"image": {"path": row["image"], "bytes": None}})
@@ -140,7 +142,7 @@ def test_coco_with_the_same_names_in_two_splits(put, annotations, photos, name):
     folder = put(*(photos.format(split, 1) for split in ("train", "val")))
     for split in ("train", "val"):
         coco(folder / annotations.format(split), [1], name.replace("{split}", split).replace("{number}", "{}"))
-    splits = load_folder(folder)
+    splits = load_folder(Settings(data_dir=str(folder)))
     for split, own in (("train", "train"), ("validation", "val")):
         assert [row["image"] for row in splits[split]] == [str(folder / photos.format(own, 1))]
 
@@ -166,13 +168,13 @@ def test_coco_of_which_the_training_photos_are_absent_is_not_trained_on_its_vali
 def test_annotations_without_photos_say_so(put):
     coco(put("1.jpg") / "annotations" / "captions_train2017.json", [5])
     with pytest.raises(ValueError, match="holds no captions of photos that are there; known are parquet"):
-        load_folder(put())
+        load_folder(Settings(data_dir=str(put())))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the photos lie in ../shared")
 def test_uit_viic(caplog):
     """Its three splits; of 3,850 photos 205 are there."""
-    splits = load_folder(SHARED / "data" / "uit-viic")
+    splits = load_folder(Settings(data_dir=str(SHARED / "data" / "uit-viic")))
     assert {name: len(split) for name, split in splits.items()} == {"train": 146, "validation": 48, "test": 11}
     assert [record.message for record in caplog.records] == [
         "uitviic_captions_test2017.json lists 231 photos, of which 220 are absent.",
@@ -182,15 +184,106 @@ def test_uit_viic(caplog):
     assert all(len(texts) >= 5 for texts in splits["test"]["captions"])
 
 
-# Files of two layouts in one folder
+# Webdataset shards
 
 
 def tar(file, members):
+    file.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(file, "w") as shard:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             shard.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def photo(drawn_photos):
+    file = io.BytesIO()
+    drawn_photos[0][0].save(file, "PNG")
+    return file.getvalue()
+
+
+def read(folder, streaming, **options):
+    """[(name of the photo, captions)] of all photos, which can be opened."""
+    settings = Settings(data_dir=str(folder), streaming=streaming, validation_fraction=0, **options)
+    if streaming:
+        rows = list(StreamedPhotos(settings, "validation"))
+    else:
+        rows = captioned_dataset(settings, ["validation"])["validation"]
+    assert all(photo_of(row).size == (64, 64) for row in rows)
+    return sorted((row["image"]["path"].rpartition("/")[2], row["captions"]) for row in rows)
+
+
+COCO_JSON = b'{"captions": ["one", "two"], "cocoid": 9, "box": [1, 2]}'
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (
+            ["1.JPG", ("1.TXT", b"one\ntwo\n"), "2.jpg", ("2.txt", b"three")],
+            [("1.JPG", ["one", "two"]), ("2.jpg", ["three"])],
+        ),
+        (
+            ["photo.1.jpg", ("photo.1.txt", b"one"), "photo.2.png", ("photo.2.txt", b"two")],
+            [("photo.1.jpg", ["one"]), ("photo.2.png", ["two"])],
+        ),
+        (
+            ["./a/1.jpg", ("./a/1.caption", b"one"), "./b/1.jpg", ("./b/1.caption", b"two")],
+            [("1.jpg", ["one"]), ("1.jpg", ["two"])],
+        ),
+        (
+            [("1.json", COCO_JSON), "1.jpg", "2.webp", ("2.json", b'{"captions": ["three"], "box": "none"}')],
+            [("1.jpg", ["one", "two"]), ("2.webp", ["three"])],
+        ),
+        (["1.jpg", ("1.json", b'["one", "two"]'), "2.jpg", ("2.json", b"{torn"), "3.jpg"], [("1.jpg", ["one", "two"])]),
+        (["1.jpg", ("1.json", b'{"caption": "one", "url": "http://x"}'), ("1.txt", b"one")], [("1.jpg", ["one"])]),
+        (["1.jpg", ("1.cls", b"7"), ("1.text", "một".encode("utf-8-sig"))], [("1.jpg", ["một"])]),
+    ],
+)
+def test_webdataset_members(tmp_path, photo, streaming, members, expected):
+    """Capitals, dots and folders in names, kinds of pictures, captions as lines of text or in JSON of any form."""
+    tar(tmp_path / "set" / "0.tar", dict((name, photo) if isinstance(name, str) else name for name in members))
+    assert read(tmp_path / "set", streaming) == expected
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_splits_lie_in_folders_and_columns_can_be_named(tmp_path, photo, streaming):
+    folder = tmp_path / "set"
+    for split, number in (("train", 1), ("val", 2)):
+        described = json.dumps({"captions": ["one"], "captions_vi": [f"ảnh {number}"]}).encode()
+        tar(folder / split / "000.tar", {f"{number}.jpg": photo, f"{number}.json": described})
+    settings = Settings(data_dir=str(folder), streaming=streaming, caption_column="captions_vi", image_column="jpg")
+    for split, caption in (("train", "ảnh 1"), ("validation", "ảnh 2")):
+        rows = list(StreamedPhotos(settings, split) if streaming else captioned_dataset(settings, [split])[split])
+        assert [row["captions"] for row in rows] == [[caption]]
+
+
+def test_webdataset_with_unknown_members_lists_them(tmp_path, photo):
+    tar(tmp_path / "set" / "0.tar", {"1.jpg": photo, "1.json": b'{"titles": ["one"]}', "1.npy": b""})
+    settings = Settings(data_dir=str(tmp_path / "set"))
+    for load in (lambda: captioned_dataset(settings), lambda: StreamedPhotos(settings, "train")):
+        with pytest.raises(
+            ValueError, match=r"columns are jpg, json, npy, titles; known for photos are .*\.jpeg.*captions"
+        ):
+            load()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stream_too_short_to_keep_photos_for_validation_trains(tmp_path, photo, caplog, count):
+    members = {}
+    for number in range(count):
+        members |= {f"{number}.png": photo + bytes([number]), f"{number}.txt": b"a dog"}
+    tar(tmp_path / "set" / "0.tar", members)
+    options = {"data_dir": tmp_path / "set", "output_dir": tmp_path / "run", "streaming": True, "max_train_steps": 2}
+    run(resolve(arguments(**options, validation_fraction=0.001)))
+    assert "No photo of the stream falls to the split 'validation': it uses all of them." in caplog.text
+    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert "validation_loss" in rows[-1]
+
+
+# Files of two layouts in one folder
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -200,9 +293,11 @@ def test_archives_do_not_hide_the_captions_beside_them(put, count):
         tar(folder / name, {"backup.png": (folder / "0.png").read_bytes()})
     rows = [json.dumps({"file_name": f"{number}.png", "text": f"photo {number}"}) for number in range(count)]
     (folder / "metadata.jsonl").write_text("\n".join(rows))
-    assert load_folder(folder)["train"]["text"][:] == [f"photo {number}" for number in range(count)]
+    settings = Settings(data_dir=str(folder))
+    assert load_folder(settings)["train"]["text"][:] == [f"photo {number}" for number in range(count)]
     (folder / "metadata.jsonl").unlink()
     photo = {"bytes": (folder / "0.png").read_bytes(), "path": None}
     Dataset.from_list([{"image": photo, "text": "from parquet"}]).to_parquet(folder / "train.parquet")
     (folder / "captions.txt").write_text("captions of no photo at all\nfor the stage language\n")
-    assert load_folder(folder)["train"]["text"][:] == ["from parquet"]
+    settings = Settings(data_dir=str(folder))
+    assert load_folder(settings)["train"]["text"][:] == ["from parquet"]

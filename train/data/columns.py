@@ -2,8 +2,42 @@
 
 import hashlib
 
+from datasets import Image, Value
+from PIL import Image as PillowImage
+
+from modeling_captioner.photos import FORMATS
+
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
 CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
+ID_COLUMNS = ("cocoid", "image_id", "imgid", "filename", "file_name")  # the same where the photo is
+SUFFIXES = {suffix for suffix, name in PillowImage.registered_extensions().items() if name in FORMATS}
+
+
+def photo_keys(split, image, processes=None):
+    """For each row what is the same where its photo is: an id that the set has, an address, a path, or a hash.
+
+    Args:
+        image: name of the photos' column, which is read only where nothing else tells photos apart.
+        processes: that share the reading.
+    """
+    for column in id_columns(split.features):
+        ids = split[column][:]
+        if None not in ids and len(set(ids)) > 1:
+            return ids
+    photos = split.select_columns([image])
+    if isinstance(photos.features[image], Image):
+        photos = photos.cast_column(image, Image(decode=False))
+    keys = photos.map(
+        lambda row: {"key": key_of(row[image])},
+        remove_columns=[image],
+        num_proc=processes,
+        desc="telling photos apart",
+    )
+    return keys["key"][:]
+
+
+def id_columns(features):
+    return [name for name in ID_COLUMNS if isinstance(features.get(name), Value)]
 
 
 def key_of(image):

@@ -6,17 +6,18 @@ import os
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset, load_dataset_builder
 from tqdm.auto import tqdm
 
 from modeling_captioner import PhotoError, open_photo
 
-from .columns import IMAGE_COLUMNS, caption_columns, column_of, key_of, texts_of
+from .columns import IMAGE_COLUMNS, caption_columns, column_of, photo_keys, texts_of
 from .download import cached_file, download, is_address
-from .layouts import load_folder
+from .layouts import built_splits, load_folder
 
 FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
 KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
+HELD_OUT = ("validation", "test")
 TRIED = 100  # photos of which one must be there
 NAMED = 20  # skipped photos that the log names
 PHOTOS_PER_PROCESS = 1000  # at least, so that starting it is worth its while
@@ -36,8 +37,8 @@ def captioned_dataset(settings, wanted=("train", "validation"), photos=True):
     """
     with PartialState().main_process_first():  # the first one fills the caches
         columns = _two_columns if photos else _captions
-        splits = {name: columns(split, settings) for name, split in _karpathy(load_splits(settings)).items()}
-        splits = _with_validation(splits, settings)
+        splits = {name: columns(split, settings) for name, split in load_splits(settings).items()}
+        splits = _with_validation(_karpathy(splits), settings)
         for name in wanted:
             if not len(splits[name]):
                 raise ValueError(f"The split {name!r} has no photo with a caption; look at the data set and its files.")
@@ -46,44 +47,50 @@ def captioned_dataset(settings, wanted=("train", "validation"), photos=True):
 
 def load_splits(settings, streaming=False):
     """The set's own splits with its own columns."""
+    if settings.dataset_name and settings.data_dir:
+        raise ValueError("Both --dataset_name and --data_dir name a data set; give one of them.")
     if settings.dataset_name:
-        return load_dataset(settings.dataset_name, settings.dataset_config_name, streaming=streaming)
+        builder = load_dataset_builder(settings.dataset_name, settings.dataset_config_name)
+        return built_splits(builder, settings, streaming)
     if settings.data_dir:
-        return load_folder(settings.data_dir, streaming)
+        return load_folder(settings, streaming)
     raise ValueError("Say what to train on: --dataset_name NAME on the Hub or --data_dir FOLDER on disk.")
 
 
 def _karpathy(splits):
-    """The splits that a column `split` names (Karpathy & Fei-Fei 2015); "restval" counts as training."""
-    whole = (
-        concatenate_datasets(list(splits.values())) if len({str(s.features) for s in splits.values()}) == 1 else None
-    )
-    if whole is None or "split" not in whole.column_names or not set(whole["split"]) <= KARPATHY.keys():
-        return splits
-    names = whole["split"][:]
-    return DatasetDict(
-        {
-            wanted: whole.select([row for row, name in enumerate(names) if KARPATHY[name] == wanted])
-            for wanted in dict.fromkeys(KARPATHY[name] for name in names)
-        }
-    )
+    """Rows where the column `split` says that they belong (Karpathy & Fei-Fei 2015); "restval" counts as training."""
+    parts = {}
+    for name, split in splits.items():
+        names = split["split"][:] if "split" in split.column_names else [name]
+        if not set(names) <= KARPATHY.keys():  # a column of something else
+            names = [name]
+        if "split" in split.column_names:
+            split = split.remove_columns("split")
+        for wanted in dict.fromkeys(KARPATHY.get(one, one) for one in names):
+            rows = [row for row, one in enumerate(names) if KARPATHY.get(one, one) == wanted]
+            parts.setdefault(wanted, []).append(split if len(rows) == len(names) else split.select(rows))
+    return {name: concatenate_datasets(some) if len(some) > 1 else some[0] for name, some in parts.items()}
 
 
 def _two_columns(split, settings):
+    """The columns `image` and `captions`, and `split` where there is one, of the rows that have captions."""
     image = column_of(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
     captions = _texts(split, settings)
-    photos = split.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
+    photos = split.select_columns([name for name in split.column_names if name in (image, "split")])
+    photos = photos.rename_columns({image: "image"} if image != "image" else {})
     # Not by map, which would copy the photos.
     photos = photos.cast_column("image", FEATURES["image"]).add_column(
         "captions", captions, feature=FEATURES["captions"]
     )
-    return photos.select([row for row, texts in enumerate(captions) if texts])
+    return photos if all(captions) else photos.select([row for row, texts in enumerate(captions) if texts])
 
 
 def _captions(split, settings):
-    """The captions alone, of the same photos in the same order."""
-    captions = [texts for texts in _texts(split, settings) if texts]
-    return Dataset.from_dict({"captions": captions}, Features({"captions": FEATURES["captions"]}))
+    """The columns `captions` and `split` alone, of the same photos in the same order."""
+    captions = _texts(split, settings)
+    columns = {"split": split["split"][:]} if "split" in split.column_names else {}
+    rows = Dataset.from_dict(columns | {"captions": captions}).cast_column("captions", FEATURES["captions"])
+    return rows.select([row for row, texts in enumerate(captions) if texts])
 
 
 def _texts(split, settings):
@@ -92,23 +99,23 @@ def _texts(split, settings):
     Otherwise what is learnt from and what is validated with might have photos in common.
     """
     names = caption_columns(split, settings)
-    captions = [[text for name in names for text in texts_of(row[name])] for row in split.select_columns(names)]
+    cells = zip(*(split[name][:] for name in names), strict=True)
+    captions = [[text for value in row for text in texts_of(value)] for row in cells]
     image = next((name for name in (settings.image_column, *IMAGE_COLUMNS) if name in split.column_names), None)
     if not captions or image is None or any(len(texts) > 1 for texts in captions):
         return captions
-    photos = split.select_columns([image])
-    if isinstance(photos.features[image], Image):
-        photos = photos.cast_column(image, FEATURES["image"])
-    keys = photos.map(lambda row: {"key": key_of(row[image])}, remove_columns=[image], desc="telling photos apart")
     together, first = [[] for _ in captions], {}
-    for row, (key, texts) in enumerate(zip(keys["key"], captions, strict=True)):
-        together[first.setdefault(key or row, row)].extend(texts)
+    for row, (key, texts) in enumerate(zip(photo_keys(split, image, _processes(len(split))), captions, strict=True)):
+        together[row if key is None else first.setdefault(key, row)].extend(texts)
     return together
 
 
 def _with_validation(splits, settings):
     """The set's own validation split, or a share of the photos, drawn by the seed."""
-    train = splits.get("train", next(iter(splits.values()))).shuffle(seed=settings.seed)
+    splits = {name: split for name, split in splits.items() if len(split) or name not in HELD_OUT}
+    if not any(map(len, splits.values())):
+        raise ValueError("The data set has no captions; look at its columns, and at its files.")
+    train = splits[training_split(splits)].shuffle(seed=settings.seed)
     name = validation_split(splits, settings)
     if settings.validation_fraction == 0 and not settings.eval_split:
         train = validation = train.select(range(min(len(train), settings.max_train_samples or len(train))))
@@ -128,12 +135,18 @@ def _with_validation(splits, settings):
 
 def validation_split(splits, settings):
     """The name of the split to validate on; None where a share of the training photos is to be kept for it."""
-    wanted = settings.eval_split
+    wanted = KARPATHY.get(settings.eval_split, settings.eval_split)
     if wanted in splits:
         return wanted
     if wanted and wanted != "validation":
         raise ValueError(f"eval_split={wanted!r} is not among the set's splits {', '.join(splits)}.")
-    return next((name for name in ("validation", "val", "test") if name in splits and len(splits) > 1), None)
+    if training_split(splits) in HELD_OUT and not settings.evaluate_only:
+        return None
+    return next((name for name in HELD_OUT if name in splits), None)
+
+
+def training_split(splits):
+    return "train" if "train" in splits else next(iter(splits))
 
 
 def _without_broken(split, name, settings):
@@ -190,9 +203,10 @@ def _check_broken(reasons, count, name, settings):
 
 
 def _processes(photos):
-    """Processes that decode so many photos: one a core, where that is worth starting them."""
+    """Processes that decode so many photos, one a core; None where they are too few to start any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores, photos // PHOTOS_PER_PROCESS))
+    processes = min(cores, photos // PHOTOS_PER_PROCESS)
+    return processes if processes > 1 else None
 
 
 def _reason(row):

@@ -7,10 +7,11 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
-from PIL import Image
+from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_dataset_builder
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from modeling_captioner.photos import FORMATS
+from .columns import SUFFIXES
+from .webdataset import Shards
 
 PATHS = Features({"image": Value("string"), "captions": List(Value("string"))})
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -18,8 +19,8 @@ FLICKR = ("*.token.txt", "*.token", "captions.txt", "results.csv")  # the last o
 logger = logging.getLogger(__name__)
 
 
-def load_folder(folder, streaming=False):
-    """The splits of the data set in `folder`.
+def load_folder(settings, streaming=False):
+    """The splits of the data set in the folder `settings.data_dir`.
 
     Recognised are COCO's layout (annotations/captions_*.json beside train2017/, val2017/; 2014 likewise; or any JSON
     file of that form beside images/), Flickr8k's and Flickr30k's (Images/ with captions.txt, or *.token.txt with lists
@@ -29,7 +30,7 @@ def load_folder(folder, streaming=False):
     Returns a `DatasetDict`; with `streaming` an `IterableDatasetDict` where the photos lie in shards. Raises
     `ValueError` for a folder that does not exist or holds nothing of these.
     """
-    folder = Path(folder)
+    folder = Path(settings.data_dir)
     if not folder.is_dir():
         raise ValueError(f"data_dir={str(folder)!r} is not a folder; give one that holds photos and their captions.")
     annotations = sorted({*folder.glob("*.json"), *folder.glob("*/*.json")})
@@ -44,13 +45,24 @@ def load_folder(folder, streaming=False):
         options = {"path": "parquet", "data_dir": str(folder)} if shards else {"path": str(folder)}
         return load_dataset(**options, streaming=streaming)
     if shards:
-        return load_dataset("webdataset", data_files=shards, streaming=streaming)
+        return built_splits(load_dataset_builder("webdataset", data_dir=str(folder)), settings, streaming)
     if splits := _coco(folder, annotations):  # as tools write it, under any name
         return splits
     raise ValueError(
         f"data_dir={str(folder)!r} holds no captions of photos that are there; known are parquet files, pictures with"
         " metadata.jsonl or metadata.csv, webdataset shards (*.tar), and the layouts of COCO, Flickr8k and Flickr30k."
     )
+
+
+def built_splits(builder, settings, streaming):
+    """The splits of a builder of `datasets`; those of webdataset shards as [`Shards`] reads them."""
+    if isinstance(builder, WebDataset):
+        told, builder = builder.info.splits, Shards.like(builder, settings)
+        builder.info.splits = told if streaming else None  # how many rows there are
+    if streaming:
+        return builder.as_streaming_dataset()
+    builder.download_and_prepare()
+    return builder.as_dataset()
 
 
 def _caption(annotation):
@@ -107,11 +119,10 @@ def _photos_in(folder, unique=False):
     Args:
         unique: leave out a name that several pictures have.
     """
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     photos, names = {}, {}
     for place, _, files in sorted(os.walk(folder, followlinks=True)):
         for file in sorted(files):
-            if os.path.splitext(file)[1].lower() in suffixes:
+            if os.path.splitext(file)[1].lower() in SUFFIXES:
                 path = os.path.join(place, file)
                 photos[Path(path).relative_to(folder).as_posix()] = path
                 names.setdefault(file, []).append(path)

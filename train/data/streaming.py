@@ -1,18 +1,20 @@
 """Captioned photos from shards that never touch the disk: `StreamedPhotos`."""
 
+import logging
 import zlib
 
-from datasets import Dataset, Image
+from datasets import Dataset, Image, concatenate_datasets
 from datasets.utils.file_utils import xopen
 from torch.utils.data import IterableDataset
 
 from modeling_captioner import PhotoError
 
-from .columns import IMAGE_COLUMNS, caption_columns, column_of, key_of, texts_of
-from .dataset import KARPATHY, load_splits, validation_split
+from .columns import IMAGE_COLUMNS, caption_columns, column_of, id_columns, key_of, texts_of
+from .dataset import KARPATHY, load_splits, training_split, validation_split
 from .download import fetch, fetched_ahead, is_address, make_client
 
 BUFFER = 1000  # photos among which the next one is drawn
+logger = logging.getLogger(__name__)
 
 
 class StreamedPhotos(IterableDataset):
@@ -22,45 +24,54 @@ class StreamedPhotos(IterableDataset):
 
     The split "train" comes in an order that the seed and the epoch decide, as far as the buffer reaches. Where the set
     has no split for validation, a share of the photos is kept for it, chosen by their hashes, so that the same ones are
-    chosen whoever reads. Raises `ValueError` for a set whose columns are unknown.
+    chosen whoever reads. Raises `ValueError` for a set whose columns are unknown, or that has no captions.
     """
 
     def __init__(self, settings, split):
+        self.settings, self.split, self.epoch, self.workers = settings, split, 0, settings.download_workers
         splits = load_splits(settings, streaming=True)
-        own = validation_split(splits, settings)
-        name = own if own and split == "validation" else "train" if "train" in splits else next(iter(splits))
-        stream = splits[name]
-        if isinstance(stream, Dataset):  # of paths, as in COCO's and Flickr's own layouts
-            stream = stream.to_iterable_dataset()
-        if stream.column_names is None:
-            stream = stream._resolve_features()
+        parts = {}  # {split: [(own name, stream)]}
+        for name, stream in splits.items():
+            parts.setdefault(KARPATHY.get(name, name), []).append((name, stream))
+        own = validation_split(parts, settings)
+        name = own if own and split == "validation" else training_split(parts)
+        streams = [_with_features(stream) for _, stream in parts[name]]
+        stream = concatenate_datasets(streams) if len(streams) > 1 else streams[0]
         self.image = column_of(stream, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
-        self.texts = caption_columns(stream, settings)
+        self.texts, self.ids = caption_columns(stream, settings), id_columns(stream.features)
         if isinstance(stream.features[self.image], Image):
             stream = stream.cast_column(self.image, Image(decode=False))
-        karpathy = "split" in stream.column_names and len(splits) == 1
-        shared = not karpathy and not own and settings.validation_fraction > 0
-
-        def belongs(row):
-            captions = self._captions(row)
-            if karpathy:
-                return bool(captions) and KARPATHY.get(row["split"]) == split
-            if not shared or not captions:  # no photo need be hashed
-                return bool(captions)
-            key = key_of(row[self.image]) or captions
-            held_out = zlib.crc32(f"{settings.seed} {key}".encode()) < settings.validation_fraction * 2**32
-            return held_out == (split == "validation")
-
+        self.by_column = "split" in stream.column_names and len(splits) == 1
+        self.by_hash = not self.by_column and not own and settings.validation_fraction > 0
+        if self.by_hash and next(iter(stream.filter(self._belongs)), None) is None:
+            logger.warning("No photo of the stream falls to the split %r: it uses all of them.", split)
+            self.by_hash = False
         photos = settings.max_train_samples if split == "train" else settings.max_eval_samples
-        self.length, self.epoch, self.workers = photos, 0, settings.download_workers
-        if photos is None and stream.info.splits and name in stream.info.splits:
-            share = 1 - settings.validation_fraction if shared else 1
-            self.length = round(share * stream.info.splits[name].num_examples)
-        self.stream = stream.filter(belongs)
+        self.length = photos or self._length(parts[name])
+        self.stream = stream.filter(self._belongs)
         if photos:
             self.stream = self.stream.take(photos)
         if split == "train":
             self.stream = self.stream.shuffle(settings.seed, buffer_size=BUFFER)
+
+    def _belongs(self, row):
+        captions = self._captions(row)
+        if not captions:
+            return False
+        if self.by_column:
+            return KARPATHY.get(row["split"]) == self.split
+        if not self.by_hash:  # no photo need be hashed
+            return True
+        ids = (row[column] for column in self.ids)
+        key = next((one for one in ids if one is not None), None) or key_of(row[self.image]) or captions
+        hashed = zlib.crc32(f"{self.settings.seed} {key}".encode())
+        return (hashed < self.settings.validation_fraction * 2**32) == (self.split == "validation")
+
+    def _length(self, parts):
+        """How many photos there are, where the data set says so."""
+        told = [stream.info.splits[name].num_examples for name, stream in parts if name in (stream.info.splits or ())]
+        share = 1 - self.settings.validation_fraction if self.by_hash else 1
+        return round(share * sum(told)) if len(told) == len(parts) else None
 
     def _captions(self, row):
         return [text for name in self.texts for text in texts_of(row[name])]
@@ -99,6 +110,12 @@ class StreamedPhotos(IterableDataset):
             with xopen(path, "rb") as file:
                 content = file.read()
         return {"path": path, "bytes": content}
+
+
+def _with_features(stream):
+    if isinstance(stream, Dataset):  # of paths, as in COCO's and Flickr's own layouts
+        return stream.to_iterable_dataset()
+    return stream if stream.column_names else stream._resolve_features()
 
 
 def _path(image):
