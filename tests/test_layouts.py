@@ -283,6 +283,14 @@ def test_a_stream_too_short_to_keep_photos_for_validation_trains(tmp_path, photo
     assert "validation_loss" in rows[-1]
 
 
+def test_a_stream_whose_validation_photos_are_all_broken_says_so(tmp_path, photo):
+    tar(tmp_path / "set" / "train" / "0.tar", {"1.png": photo, "1.txt": b"a dog"})
+    tar(tmp_path / "set" / "val" / "0.tar", {"2.png": photo[:99], "2.txt": b"a cat"})
+    options = {"data_dir": tmp_path / "set", "output_dir": tmp_path / "run", "streaming": True, "max_train_steps": 1}
+    with pytest.raises(ValueError, match="There is nothing to validate on; check the data set and its split"):
+        run(resolve(arguments(**options)))
+
+
 # Files of two layouts in one folder
 
 
@@ -299,5 +307,4 @@ def test_archives_do_not_hide_the_captions_beside_them(put, count):
     photo = {"bytes": (folder / "0.png").read_bytes(), "path": None}
     Dataset.from_list([{"image": photo, "text": "from parquet"}]).to_parquet(folder / "train.parquet")
     (folder / "captions.txt").write_text("captions of no photo at all\nfor the stage language\n")
-    settings = Settings(data_dir=str(folder))
     assert load_folder(settings)["train"]["text"][:] == ["from parquet"]

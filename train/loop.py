@@ -293,6 +293,8 @@ def evaluate(stage, model, dataloader):
         results |= stage.validation_step(model, batch)
     # Keyed by sample id, because samples may be repeated to fill the last batch.
     gathered = {sample: result for rows in gather_object([results]) for sample, result in rows.items()}
+    if not gathered:
+        raise TrainingError("There is nothing to validate on; check the data set and its split.")
     return dict(sorted(gathered.items()))
 
 
