@@ -56,14 +56,17 @@ def serve(options):
 
 
 def launch(model, processor, options):
-    from demo.guard import fetch_nothing, guards, sweep
+    from starlette.middleware import Middleware
+
+    from demo.middleware import SecurityMiddleware
     from demo.page import build_page
+    from demo.uploads import disable_url_downloads, start_cleanup
 
     page, look = build_page(model, processor, options.corrections, options.delete_cache)
     page.queue(max_size=options.queue_size, default_concurrency_limit=options.concurrency)
-    sweep(2 * options.delete_cache)
+    start_cleanup(2 * options.delete_cache)
     if not options.mcp:  # MCP clients pass photos as URLs
-        fetch_nothing()
+        disable_url_downloads()
     page.launch(
         server_name=options.host,
         server_port=options.port,
@@ -71,7 +74,7 @@ def launch(model, processor, options):
         mcp_server=options.mcp,
         max_file_size=options.max_file_size,
         auth=tuple(options.auth.split(":", 1)) if options.auth else None,
-        app_kwargs={"middleware": guards()},
+        app_kwargs={"middleware": [Middleware(SecurityMiddleware)]},
         state_session_capacity=200,  # sessions; the page keeps no session state, which would only use memory
         run_history=False,  # otherwise photos stay in the visitor's browser
         **look,

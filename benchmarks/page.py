@@ -24,25 +24,25 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browsing import ARGUMENTS, CHROMIUM, EXAMPLES, PATIENCE, SHIPPED, bring, running_app  # noqa: E402
+from page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, EXAMPLES, SHIPPED, TIMEOUT, running_app, upload_photo  # noqa: E402
 
 from captioning.loading import load_captioner  # noqa: E402
-from demo.answers import SHOWN_SIDE, describe, shown  # noqa: E402
+from demo.predict import MAX_DISPLAY_SIDE, explanation_to_dict, photo_to_data_url  # noqa: E402
 from modeling_captioner import explain, open_photo  # noqa: E402
 
 LARGE = (4000, 3000)
 # Drops the file; returns the milliseconds for the upload, until the response, for rendering, and in total.
 DROP = """async () => {
-    const [stage, words] = [".stage", ".words"].map((name) => document.querySelector(name));
+    const [viewer, words] = [".viewer", ".words"].map((name) => document.querySelector(name));
     const data = new DataTransfer();
     data.items.add(document.querySelector("#large").files[0]);
     performance.clearResourceTimings();
     const start = performance.now();
     const answered = new Promise((resolve) =>
         new MutationObserver(() => resolve(performance.now())).observe(words, { childList: true }));
-    stage.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+    viewer.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
     const answer = await answered;
-    await document.querySelector(".picture").decode();
+    await document.querySelector(".photo").decode();
     await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
     const end = performance.now();
     const [upload] = performance.getEntriesByType("resource").filter(({ name }) => name.includes("/gradio_api/upload"));
@@ -62,7 +62,7 @@ def main():
         started = time.perf_counter()
         with running_app(SimpleNamespace(folder=SHIPPED), Path(folder)) as address, sync_playwright() as driver:
             print(f"{'app.py, from start to first response':<60} {time.perf_counter() - started:8.2f} s")
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
             first = [time_first_caption(browser, address) for _ in range(repeats)]
             print(f"{'first caption after opening the page, first visitor':<60} {first[0]:8.2f} s")
             print(f"{'first caption after opening the page, later visitors':<60} {statistics.median(first[1:]):8.2f} s")
@@ -86,7 +86,7 @@ def print_times(names, rows):
 def time_first_caption(browser, address):
     """Seconds from opening the page until the first word of an example's caption is visible."""
     context = browser.new_context()  # with an empty cache
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(TIMEOUT)
     page = context.new_page()
     start = time.perf_counter()
     page.goto(address)
@@ -100,9 +100,9 @@ def time_first_caption(browser, address):
 def time_drops(browser, address, photos, repeats):
     """The milliseconds returned by `DROP`, (repeats, 4)."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     page.goto(address)
-    bring(page, EXAMPLES / "coffee.jpg")
+    upload_photo(page, EXAMPLES / "coffee.jpg")
     page.evaluate("document.body.append(Object.assign(document.createElement('input'), {type: 'file', id: 'large'}))")
     rows = []
     for number in range(repeats + 1):
@@ -117,7 +117,7 @@ def time_server(photo, repeats):
     rows = []
     for _ in range(repeats + 1):
         times = [time.perf_counter()]
-        opened = open_photo(photo, side=SHOWN_SIDE)
+        opened = open_photo(photo, side=MAX_DISPLAY_SIDE)
         times.append(time.perf_counter())
         pixel_values = processor(images=opened, return_tensors="pt").pixel_values
         times.append(time.perf_counter())
@@ -125,7 +125,7 @@ def time_server(photo, repeats):
         times.append(time.perf_counter())
         explanation = explain(model, processor, opened)
         times.append(time.perf_counter())
-        answer = json.dumps(describe(explanation) | {"photo": shown(opened)})
+        answer = json.dumps(explanation_to_dict(explanation) | {"photo": photo_to_data_url(opened)})
         times.append(time.perf_counter())
         rows.append([1000 * (after - before) for before, after in pairwise(times)])
     names = ("opening the photo", "model: preprocessing", "model: encoder", "model: total")

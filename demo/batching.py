@@ -1,4 +1,4 @@
-"""Photos that visitors bring at the same time are captioned together: `Batcher`."""
+"""Dynamic batching: photos that visitors upload at the same time share one forward pass."""
 
 import queue
 import threading
@@ -9,52 +9,52 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from modeling_captioner import explain_photos
 
-MOST_TOGETHER = 8  # photos in one forward pass
+MAX_BATCH_SIZE = 8
 
 
 class Batcher:
-    """Explains photos, those that wait with equal settings in one forward pass.
+    """Explains photos, batching the waiting requests that have the same settings.
 
-    Nothing waits for company: whatever has come while the model was busy goes next. What fails together is tried one
-    by one, so that it fails alone.
+    Requests never wait for a batch to fill: whatever arrives while the model is busy is processed next. If a batch
+    fails, its photos are retried one at a time, so that only the faulty one fails.
     """
 
     def __init__(self, model, processor):
         self.model, self.processor = model, processor
-        self.waiting = queue.SimpleQueue()
-        threading.Thread(target=self._work, daemon=True).start()
+        self.requests = queue.SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def explain(self, photo, **settings):
-        """An `Explanation` of the photo; `settings` are `explain`'s."""
-        answer = Future()
-        self.waiting.put((photo, settings, answer))
-        return answer.result()
+        """Return the photo's `Explanation`. `settings` are those of `modeling_captioner.explain`."""
+        future = Future()
+        self.requests.put((photo, settings, future))
+        return future.result()
 
-    def _work(self):
+    def _run(self):
         while True:
-            requests = [self.waiting.get()]
-            while not self.waiting.empty() and len(requests) < MOST_TOGETHER:
-                requests.append(self.waiting.get())
-            groups = {}
+            requests = [self.requests.get()]
+            while not self.requests.empty() and len(requests) < MAX_BATCH_SIZE:
+                requests.append(self.requests.get())
+            batches = {}
             for request in requests:
-                groups.setdefault(repr(sorted(request[1].items())), []).append(request)
-            for group in groups.values():
-                self._answer(group)
+                batches.setdefault(repr(sorted(request[1].items())), []).append(request)
+            for batch in batches.values():
+                self._process(batch)
 
-    def _answer(self, group):
-        photos, settings, answers = zip(*group, strict=True)
+    def _process(self, batch):
+        photos, settings, futures = zip(*batch, strict=True)
         try:
             explanations = explain_photos(self.model, self.processor, list(photos), **settings[0])
         except Exception as error:
-            if len(group) == 1:
-                answers[0].set_exception(no_memory() if should_reduce_batch_size(error) else error)
+            if len(batch) == 1:
+                futures[0].set_exception(out_of_memory() if should_reduce_batch_size(error) else error)
             else:
-                for request in group:
-                    self._answer([request])
+                for request in batch:
+                    self._process([request])
             return
-        for answer, explanation in zip(answers, explanations, strict=True):
-            answer.set_result(explanation)
+        for future, explanation in zip(futures, explanations, strict=True):
+            future.set_result(explanation)
 
 
-def no_memory():
-    return gr.Error("There is not enough memory for your photo just now; try again in a minute.")
+def out_of_memory():
+    return gr.Error("There is not enough memory to caption your photo right now; try again in a minute.")

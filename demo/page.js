@@ -1,12 +1,12 @@
 () => {
-  // Gradio's example pictures are buttons without a name, and are made anew whenever they change.
-  const see = document.querySelector("#see");
-  const name = () => {
-    for (const button of see.querySelectorAll(".gallery-item:not([aria-label])")) {
-      const picture = button.querySelector("img");
-      if (picture) button.setAttribute("aria-label", picture.src.split("/").pop().replace(/\.\w+$/, ""));
+  // Gradio renders the example images as buttons without an accessible name, again on every change.
+  const tab = document.querySelector("#caption_tab");
+  const labelExamples = () => {
+    for (const button of tab.querySelectorAll(".gallery-item:not([aria-label])")) {
+      const image = button.querySelector("img");
+      if (image) button.setAttribute("aria-label", image.src.split("/").pop().replace(/\.\w+$/, ""));
     }
   };
-  new MutationObserver(name).observe(see, { childList: true, subtree: true });
-  name();
+  new MutationObserver(labelExamples).observe(tab, { childList: true, subtree: true });
+  labelExamples();
 }

@@ -1,25 +1,36 @@
-"""The page itself: what there is, and what happens when."""
+"""Builds the page: its components and their events."""
 
 from pathlib import Path
 
 import gradio as gr
 
-from demo.answers import COVER_SIDE, answer_photo, begun, covered, describe, opened, uploaded
+from demo.api import add_api_endpoint
+from demo.batch_tab import add_batch_tab
 from demo.batching import Batcher
-from demo.endpoint import add_endpoint
-from demo.language import TEXTS, Translator, language_of
-from demo.lecture import lecture
-from demo.many import add_many
-from demo.teaching import add_teaching
+from demo.corrections import add_corrections_panel
+from demo.how_it_works_tab import trace
+from demo.i18n import TEXTS, Translator, get_language
+from demo.predict import MASK_SIDE, MAX_DISPLAY_SIDE, apply_mask, caption_upload, check_text, explanation_to_dict
+from demo.uploads import check_upload, open_upload
 from modeling_captioner import explain_caption
 
 FOLDER = Path(__file__).parent
 EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
-SCRIPTS = ("helpers.js", "heat.js", "words.js", "stage.js", "bring.js", "cover.js")
-# Of events that ask the model: so many visitors at once, for the batcher to put together.
-MODEL = {"show_progress": "minimal", "concurrency_id": "model"}
-LINKS = ("", "_hover", "_active", "_visited")
-# Fonts of the visitor's own system: nothing is fetched.
+# Gradio runs a component's script as one function, so the files share one scope.
+VIEWER_SCRIPTS = (
+    "i18n.js",
+    "dom.js",
+    "attention_map.js",
+    "word_buttons.js",
+    "attention_viewer.js",
+    "upload.js",
+    "occlusion.js",
+)
+HOW_IT_WORKS_SCRIPTS = ("i18n.js", "dom.js", "attention_map.js", "how_it_works.js")
+# Options of the events that run the model. They share one concurrency limit, so that the batcher sees them together.
+MODEL_EVENT = {"show_progress": "minimal", "concurrency_id": "model"}
+LINK_STATES = ("", "_hover", "_active", "_visited")
+# System fonts only, so that nothing is downloaded from other servers.
 THEME = gr.themes.Base(
     primary_hue="indigo",
     secondary_hue="amber",
@@ -27,139 +38,146 @@ THEME = gr.themes.Base(
     font=["system-ui", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
-    # Gradio's own greys, links and button are too pale to read with ease.
+    # Gradio's default greys, links and button have too little contrast.
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
     block_info_text_color="*neutral_600",
     block_info_text_color_dark="*neutral_300",
     block_label_text_color="*neutral_700",
     block_label_text_color_dark="*neutral_200",
-    **{f"link_text_color{state}": "*primary_700" for state in LINKS},
-    **{f"link_text_color{state}_dark": "*primary_300" for state in LINKS},
+    **{f"link_text_color{state}": "*primary_700" for state in LINK_STATES},
+    **{f"link_text_color{state}_dark": "*primary_300" for state in LINK_STATES},
     body_text_color_subdued="*neutral_600",
     body_text_color_subdued_dark="*neutral_300",
 )
 
 
-def build_page(model, processor, corrections=None, keep_seconds=3600):
-    """Returns the page (`gr.Blocks`) and the options of its `launch` that make its look.
+def build_page(model, processor, corrections=None, delete_cache=3600):
+    """Build the page. Returns it (`gr.Blocks`) and the options of `launch` that set its appearance.
 
-    `corrections` is the folder in which visitors' corrections are kept; without it nobody is asked for any.
-    `keep_seconds` is how long a visitor's files stay on the disk at least; at most twice as long.
+    Args:
+        model, processor: the captioner.
+        corrections: the folder in which visitors' corrections are saved; None hides the panel for corrections.
+        delete_cache: seconds until visitors' files are deleted; at most twice as long.
     """
-    translated = Translator()
+    translate = Translator()
     explain = Batcher(model, processor).explain
-    with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(keep_seconds, keep_seconds)) as page:
-        translated(gr.Markdown(elem_id="heading"), value="heading")
-        with gr.Tabs(overflow_behavior="wrap"):  # and none hides in a menu on a phone
-            with translated(gr.Tab(), label="see_tab"), gr.Column(elem_id="see"):
-                photo, stage, settings = make_inputs(model, translated)
-                connect(model, processor, explain, photo, stage, settings)
+    with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(delete_cache, delete_cache)) as page:
+        translate(gr.Markdown(elem_id="heading"), value="heading")
+        with gr.Tabs(overflow_behavior="wrap"):  # on a phone, the default hides tabs in a menu
+            with translate(gr.Tab(), label="caption_tab"), gr.Column(elem_id="caption_tab"):
+                photo, viewer, settings = add_inputs(model, translate)
+                add_events(model, processor, explain, photo, viewer, settings)
                 if corrections:
-                    add_teaching(corrections, photo, stage, translated)
-            with translated(gr.Tab(), label="lecture_tab") as tab:
-                add_lecture(model, processor, photo, settings, tab)
-            with translated(gr.Tab(), label="many_tab"):
-                add_many(explain, translated)
-        translated.on_load(page)
+                    add_corrections_panel(corrections, photo, viewer, translate)
+            with translate(gr.Tab(), label="how_tab") as tab:
+                add_how_it_works(model, processor, photo, settings, tab)
+            with translate(gr.Tab(), label="batch_tab"):
+                add_batch_tab(explain, translate)
+        translate.on_load(page)
         page.load(None, js=read("page.js"))
-    # In the head, because Gradio would confine `css` to what lies within its own frame.
+    # A <style> in the head, because Gradio scopes `css` to its own container.
     head = f"<style>{read('page.css')}</style>"
     return page, {"theme": THEME, "head": head, "footer_links": ["api"]}
 
 
-def make_inputs(model, translated):
-    """One photo, the stage on which its answer is shown, and the settings."""
+def add_inputs(model, translate):
+    """Add the photo, the viewer that shows its caption, and the settings. Returns these components."""
     photo = gr.Image(
         type="filepath", sources=["upload", "webcam", "clipboard"], height=320, elem_id="photo", buttons=[]
     )
-    translated(photo, label="photo", placeholder="photo_drop")
-    # The photo's own file is what we want: open_photo opens photos, and says what is wrong with them.
-    photo.preprocess = lambda payload: payload and uploaded(payload.path)
-    stage = gr.HTML(
-        html_template=read("stage.html"),
-        css_template=read("stage.css"),
-        js_on_load="\n".join(read(name) for name in SCRIPTS),
+    translate(photo, label="photo", placeholder="photo_placeholder")
+    # Pass the uploaded file on unchanged: open_photo decodes it, and reports what is wrong with it.
+    photo.preprocess = lambda payload: payload and check_upload(payload.path)
+    viewer = gr.HTML(
+        html_template=read("attention_viewer.html"),
+        css_template=read("attention_viewer.css"),
+        js_on_load="\n".join(read(name) for name in VIEWER_SCRIPTS),
         apply_default_css=False,
-        elem_id="stage",
+        elem_id="viewer",
         texts=TEXTS,
-        covered=None,
-        cover_side=COVER_SIDE,
+        occlusion=None,
+        mask_side=MASK_SIDE,
     )
-    translated(gr.Examples(EXAMPLES, photo, elem_id="examples", api_visibility="private").dataset, label="examples")
-    return photo, stage, make_settings(model.generation_config, translated)
+    translate(gr.Examples(EXAMPLES, photo, elem_id="examples", api_visibility="private").dataset, label="examples")
+    return photo, viewer, add_settings(model.generation_config, translate)
 
 
-def make_settings(defaults, translated):
-    """How the caption is searched for, folded away; `generation` reads the values."""
-    with translated(gr.Accordion(open=False), label="settings"):
+def add_settings(defaults, translate):
+    """Add the generation settings, collapsed. `generation_kwargs` converts their values."""
+    with translate(gr.Accordion(open=False), label="settings"):
         with gr.Row():
-            beams = gr.Slider(1, 8, defaults.num_beams or 1, step=1)
-            words = gr.Slider(1, 40, defaults.max_new_tokens or 20, step=1)
+            num_beams = gr.Slider(1, 8, defaults.num_beams or 1, step=1)
+            max_new_tokens = gr.Slider(1, 40, defaults.max_new_tokens or 20, step=1)
         with gr.Row():
             temperature = gr.Slider(0, 2, 0, step=0.1)
             top_p = gr.Slider(0.05, 1, 1, step=0.05)
-    for slider, name in ((beams, "beams"), (words, "words"), (temperature, "temperature"), (top_p, "top_p")):
-        translated(slider, label=name, info=f"{name}_info")
-    return [beams, words, temperature, top_p]
+    sliders = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    for name, slider in sliders.items():
+        translate(slider, label=name, info=f"{name}_info")
+    return list(sliders.values())
 
 
-def generation(beams, words, temperature, top_p):
-    """The settings as `generate` takes them, which refuses a temperature of 2 for not being 2.0; none, no chance."""
-    settings = {"num_beams": int(beams), "max_new_tokens": int(words), "do_sample": temperature > 0}
-    return settings | ({"temperature": float(temperature), "top_p": float(top_p)} if temperature else {})
+def generation_kwargs(num_beams, max_new_tokens, temperature, top_p):
+    """Convert the settings to arguments of `generate`. A temperature of 0 turns sampling off."""
+    kwargs = {"num_beams": int(num_beams), "max_new_tokens": int(max_new_tokens), "do_sample": temperature > 0}
+    # `generate` accepts a temperature of 2.0 but not of 2.
+    return kwargs | ({"temperature": float(temperature), "top_p": float(top_p)} if temperature else {})
 
 
-def connect(model, processor, explain, photo, stage, settings):
-    """What happens when."""
+def add_events(model, processor, explain, photo, viewer, settings):
+    """Connect the photo, the viewer and the settings."""
 
-    def answer(request: gr.Request, path, *values):
-        return answer_photo(explain, path, language_of(request), **generation(*values))
+    # Not named `caption`: Gradio names endpoints after functions, private ones too, and `/caption` is the API's.
+    def caption_photo(request: gr.Request, path, *values):
+        return caption_upload(explain, path, get_language(request), **generation_kwargs(*values))
 
-    def go_on(request: gr.Request, event: gr.EventData, path, *values):
-        settings = generation(*values) | {"text": begun(event.text)}
-        return answer_photo(explain, path, language_of(request), **settings) | {"begun": len(event.text.split())}
+    def continue_caption(request: gr.Request, event: gr.EventData, path, *values):
+        kwargs = generation_kwargs(*values) | {"text": check_text(event.text)}
+        result = caption_upload(explain, path, get_language(request), **kwargs)
+        return result | {"prefix_length": len(event.text.split())}
 
-    def cover(request: gr.Request, event: gr.EventData, path, *values):
-        photo = covered(opened(path, language_of(request)), event.cover)
-        again = describe(explain(photo, **generation(*values)))
-        first = explain_caption(model, processor, photo, begun(event.caption))
-        probabilities = [word.probability for word in first.words]
-        return gr.HTML(covered=again | {"probabilities": probabilities, "asked": event.asked})
+    def caption_masked(request: gr.Request, event: gr.EventData, path, *values):
+        photo = apply_mask(open_upload(path, get_language(request), side=MAX_DISPLAY_SIDE), event.mask)
+        result = explanation_to_dict(explain(photo, **generation_kwargs(*values)))
+        first_caption = explain_caption(model, processor, photo, check_text(event.caption))
+        probabilities = [word.probability for word in first_caption.words]
+        return gr.HTML(occlusion=result | {"probabilities": probabilities, "request_id": event.request_id})
 
-    private = MODEL | {"api_visibility": "private"}
+    private = MODEL_EVENT | {"api_visibility": "private"}
     changes = [photo.change, *(setting.change for setting in settings)]
-    gr.on(changes, answer, [photo, *settings], stage, trigger_mode="always_last", **private)
-    stage.go_on(go_on, [photo, *settings], stage, **private)
-    stage.cover(cover, [photo, *settings], stage, **private)
-    stage.another(None, None, photo, js="() => null", api_visibility="private")
-    stage.brought(None, None, photo, js="() => window.broughtPhoto", api_visibility="private")
-    add_endpoint(explain, photo, settings, generation, MODEL)
+    gr.on(changes, caption_photo, [photo, *settings], viewer, trigger_mode="always_last", **private)
+    viewer.continue_caption(continue_caption, [photo, *settings], viewer, **private)
+    viewer.caption_masked(caption_masked, [photo, *settings], viewer, **private)
+    viewer.remove_photo(None, None, photo, js="() => null", api_visibility="private")
+    viewer.photo_uploaded(None, None, photo, js="() => window.uploadedPhoto", api_visibility="private")
+    add_api_endpoint(explain, photo, settings, generation_kwargs, MODEL_EVENT)
 
 
-def add_lecture(model, processor, photo, settings, tab):
-    """The numbers behind the visitor's caption, of an example where there is no photo yet."""
+def add_how_it_works(model, processor, photo, settings, tab):
+    """Add the "How it works" tab for the visitor's photo, or for an example if there is no photo yet."""
 
     def tokenize(text):
         tokenizer = processor.tokenizer
-        return [[tokenizer.decode(number), number] for number in tokenizer(text[:200]).input_ids[1:]]
+        return [[tokenizer.decode(token_id), token_id] for token_id in tokenizer(text[:200]).input_ids[1:]]
 
     board = gr.HTML(
-        html_template=read("lecture.html"),
-        css_template=read("lecture.css"),
-        js_on_load="\n".join(read(name) for name in ("helpers.js", "heat.js", "lecture.js")),
+        html_template=read("how_it_works.html"),
+        css_template=read("how_it_works.css"),
+        js_on_load="\n".join(read(name) for name in HOW_IT_WORKS_SCRIPTS),
         apply_default_css=False,
         server_functions=[tokenize],
-        elem_id="lecture",
+        elem_id="how_it_works",
         texts=TEXTS,
     )
 
-    def tell(request: gr.Request, path, *values):
-        path, language = path or EXAMPLES[0], language_of(request)
-        original = opened(path, language, side=None).size
-        return lecture(model, processor, opened(path, language), original, **generation(*values))
+    def run(request: gr.Request, path, *values):
+        path, language = path or EXAMPLES[0], get_language(request)
+        original_size = open_upload(path, language).size
+        opened = open_upload(path, language, side=MAX_DISPLAY_SIDE)
+        return trace(model, processor, opened, original_size, **generation_kwargs(*values))
 
-    tab.select(tell, [photo, *settings], board, api_visibility="private", **MODEL)
+    tab.select(run, [photo, *settings], board, api_visibility="private", **MODEL_EVENT)
 
 
 def read(name):

@@ -10,12 +10,12 @@ import sys
 
 import pytest
 import yaml
-from browsing import PATIENCE, wait_for
 from conftest import ROOT, SHIPPED
 from datasets import load_dataset
 from hub_server import FakeHub
 from huggingface_hub import HfApi
 from packaging.requirements import Requirement
+from page_fixtures import TIMEOUT, wait_until_ready
 from test_loading import BEGINNING, captions_here
 from test_training import arguments
 
@@ -366,10 +366,10 @@ def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_cap
             [sys.executable, "app.py"], cwd=tmp_path / "space", env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        wait_for(f"http://127.0.0.1:{port}/", app, tmp_path / "app.log")
+        wait_until_ready(f"http://127.0.0.1:{port}/", app, tmp_path / "app.log")
     finally:
         app.terminate()
-        app.wait(PATIENCE / 1000)
+        app.wait(TIMEOUT / 1000)
 
 
 def test_the_image_installs_what_the_requirements_ask_for():

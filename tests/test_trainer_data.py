@@ -12,7 +12,7 @@ from conftest import COLOURS, SHAPES
 from PIL import Image, ImageDraw
 from test_training import arguments, caption_folder
 
-from demo.teaching import keep_correction
+from demo.corrections import save_correction
 from modeling_captioner import open_photo
 from train import checkpoints
 from train.cli import resolve, run
@@ -87,7 +87,7 @@ def test_corrections_teach_the_captioner(learnt_captioner, drawn_photos, tmp_pat
     photo, _ = drawn_photos[0]
     for name in ("one", "two"):
         photo.save(tmp_path / f"{name}.png")
-        keep_correction(corrections, open_photo(tmp_path / f"{name}.png"), "a square on a red ground")
+        save_correction(corrections, open_photo(tmp_path / f"{name}.png"), "a square on a red ground")
     options = ["--model", str(learnt_captioner), "--data_dir", str(corrections), "--output_dir", str(tmp_path / "run")]
     assert caption_folder(learnt_captioner, [photo]) == ["a red circle on a grey ground"]
     run(resolve([*options, "--num_train_epochs", "30", "--eval_steps", "15", "--learning_rate", "0.01"]))

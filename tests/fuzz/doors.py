@@ -17,11 +17,11 @@ from types import SimpleNamespace
 sys.path[:0] = [str(Path(__file__).parents[number]) for number in (2, 1, 0)]
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
-from browsing import running_app  # noqa: E402
 from conftest import ROOT, TINY_ENCODER, drawn_photo, learn_by_heart  # noqa: E402
 from mutations import mutated  # noqa: E402
+from page_client import SETTINGS, PageClient  # noqa: E402
+from page_fixtures import running_app  # noqa: E402
 from pictures import BOMBS  # noqa: E402
-from visiting import SETTINGS, Visitor  # noqa: E402
 
 
 def write_files(count, folder):
@@ -60,11 +60,11 @@ def try_page(model, files, folder):
     counts = [0, 0]
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     with running_app(SimpleNamespace(folder=model), folder) as address:
-        visitor = Visitor(address)
+        client = PageClient(address)
         for file in files:
             content = file.read_bytes()
-            (shown,) = visitor.press("photo", "change", visitor.brought(file.name, content), *SETTINGS)
-            event, said = visitor.ask(visitor.brought(file.name, content))
+            (shown,) = client.trigger("photo", "change", client.upload_photo(file.name, content), *SETTINGS)
+            event, said = client.caption(client.upload_photo(file.name, content))
             counts[0] += "caption" in shown
             counts[1] += event == "complete"
             assert "caption" in shown or shown["message"].endswith("."), f"{file}: {shown}"

@@ -1,4 +1,4 @@
-"""The page for programs and for many: the endpoint, MCP, many photos, many visitors."""
+"""The API endpoint, MCP, batching, the tab for many photos, and many visitors at once."""
 
 import ast
 import base64
@@ -14,65 +14,65 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from browsing import EXAMPLES, PATIENCE, PHONE_AND_DESK, SIDE, bring, needs_browser, said
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from page_fixtures import EXAMPLES, PHONE_AND_DESKTOP, SIDE, TIMEOUT, caption_words, needs_browser, upload_photo
 
-from demo.batching import MOST_TOGETHER, Batcher
+from demo.batching import MAX_BATCH_SIZE, Batcher
 from modeling_captioner import explain, open_photo
 
-pytest_plugins = ["browsing"]
+pytest_plugins = ["page_fixtures"]
 NAMES = ("astronaut", "chelsea", "china", "coffee", "flower", "rocket")
 
 
 @pytest.fixture(scope="module")
 def client(address):
-    return Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE / 1000})
+    return Client(address, verbose=False, httpx_kwargs={"timeout": TIMEOUT / 1000})
 
 
 @pytest.fixture(scope="module")
 def captions(captioner):
-    """What the model says of each example by itself."""
+    """The caption of each example, computed without the page."""
     photos = {name: open_photo(EXAMPLES / f"{name}.jpg") for name in NAMES}
     return {name: explain(captioner.model, captioner.processor, photo).caption for name, photo in photos.items()}
 
 
-def ask(client, name, **settings):
+def caption(client, name, **settings):
     return client.predict(photo=handle_file(EXAMPLES / f"{name}.jpg"), api_name="/caption", **settings)
 
 
 def post(url, body, **headers):
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"} | headers
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=PATIENCE / 1000) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT / 1000) as answer:
         return answer.read().decode()
 
 
-def test_endpoint_gives_caption_words_probabilities_and_maps(client, captions):
-    answer = ask(client, "coffee")
+def test_endpoint_returns_caption_words_probabilities_and_maps(client, captions):
+    answer = caption(client, "coffee")
     assert answer["caption"] == captions["coffee"]
     for word in answer["words"]:
         assert len(word["map"]) == len(word["map"][0]) == SIDE
         assert sum(map(sum, word["map"])) == pytest.approx(1, abs=1e-3)
         assert 0 <= word["probability"] <= 1
         assert [set(other) for other in word["alternatives"]] == [{"word", "probability"}] * 5
-    begun = ask(client, "coffee", text="a man", num_beams=2)
-    assert begun["caption"].startswith("a man ")
-    assert len(begun["beams"]) == 2
+    continued = caption(client, "coffee", text="a man", num_beams=2)
+    assert continued["caption"].startswith("a man ")
+    assert len(continued["beams"]) == 2
 
 
-def test_endpoint_takes_chance_and_length(client):
-    """Drawn from the likeliest word alone a caption is the greedy one; drawn from all of them it is another."""
-    greedy = ask(client, "coffee", num_beams=1)["caption"]
-    assert ask(client, "coffee", num_beams=1, temperature=1, top_p=0.05)["caption"] == greedy
-    bold = {ask(client, "coffee", num_beams=1, temperature=2)["caption"] for _ in range(4)}
-    assert bold != {greedy}
-    assert len(ask(client, "coffee", num_beams=1, max_new_tokens=3)["words"]) <= 3
+def test_endpoint_applies_sampling_and_length(client):
+    """Sampling from the most likely word alone is greedy search; sampling from all words gives other captions."""
+    greedy = caption(client, "coffee", num_beams=1)["caption"]
+    assert caption(client, "coffee", num_beams=1, temperature=1, top_p=0.05)["caption"] == greedy
+    sampled = {caption(client, "coffee", num_beams=1, temperature=2)["caption"] for _ in range(4)}
+    assert sampled != {greedy}
+    assert len(caption(client, "coffee", num_beams=1, max_new_tokens=3)["words"]) <= 3
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
-def test_curl_as_the_docs_have_it(address, captions):
+def test_curl_example_of_the_docs(address, captions):
     (lines,) = re.findall(r"```sh\n(page=.+?)```", (ROOT / "docs/page.md").read_text(encoding="utf-8"), re.DOTALL)
     lines = lines.replace("http://127.0.0.1:7860/", address).replace("photo.jpg", "coffee.jpg")
     done = subprocess.run(["bash", "-ec", lines], cwd=EXAMPLES, capture_output=True, text=True, check=True)
@@ -81,15 +81,15 @@ def test_curl_as_the_docs_have_it(address, captions):
     assert json.loads(data.removeprefix("data: "))[0]["caption"] == captions["coffee"]
 
 
-def test_endpoint_describes_itself(client):
+def test_endpoint_documents_its_return_type(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/caption"]
     returns = endpoints["/caption"]["returns"][0]["python_type"]["type"]
     assert "words: list[dict(text: str, probability: float, map: list[list[float]]" in returns
 
 
-def test_beams_have_the_scores_of_the_search(captioner):
-    """Also those of captions that end before the others; nothing but the model may decide here."""
+def test_beams_have_the_scores_of_generate(captioner):
+    """Also for captions that end before the others. Processors that change the scores are turned off."""
     plain = {"num_beams": 4, "max_new_tokens": 12, "min_new_tokens": 0, "repetition_penalty": 1.0}
     photo = open_photo(EXAMPLES / "astronaut.jpg")
     inputs = captioner.processor(images=photo, text="", return_tensors="pt")
@@ -102,11 +102,11 @@ def test_beams_have_the_scores_of_the_search(captioner):
         assert log_probability == pytest.approx(score.item() * (len(caption.split()) + ended), abs=1e-3)
 
 
-def test_bad_photo_among_many_requests_fails_alone(client, captions, tmp_path):
+def test_broken_photo_does_not_affect_other_requests(client, captions, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
 
-    def one(name):
+    def request(name):
         try:
             path = broken if name == "broken" else EXAMPLES / f"{name}.jpg"
             return client.predict(photo=handle_file(path), api_name="/caption")["caption"]
@@ -114,81 +114,81 @@ def test_bad_photo_among_many_requests_fails_alone(client, captions, tmp_path):
             return str(error)
 
     names = [*NAMES, "broken", *reversed(NAMES), *NAMES, "coffee"]
-    with ThreadPoolExecutor(20) as visitors:
-        answers = list(visitors.map(one, names))
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(request, names))
     expected = captions | {"broken": "broken.jpg is not a picture that can be read; save it as JPEG or PNG."}
     assert answers == [expected[name] for name in names]
 
 
-def test_what_waits_together_is_captioned_together_and_fails_alone(captioner, captions):
-    passes, begun, go_on = [], threading.Event(), threading.Event()
+def test_waiting_requests_are_batched_and_fail_alone(captioner, captions):
+    batch_sizes, started, proceed = [], threading.Event(), threading.Event()
 
-    def wait_for_company(_, inputs):
-        passes.append(len(inputs[0]))
-        begun.set()
-        go_on.wait()
+    def block(_, inputs):
+        batch_sizes.append(len(inputs[0]))
+        started.set()
+        proceed.wait()
 
-    hook = captioner.model.encoder.register_forward_pre_hook(wait_for_company)
+    hook = captioner.model.encoder.register_forward_pre_hook(block)
     photos = {name: open_photo(EXAMPLES / f"{name}.jpg") for name in NAMES}
     batcher = Batcher(captioner.model, captioner.processor)
-    with ThreadPoolExecutor(20) as visitors:
-        first = visitors.submit(batcher.explain, photos["coffee"])
-        begun.wait()  # and as long as the model is busy with it, the others gather
-        others = [visitors.submit(batcher.explain, photos[name]) for name in NAMES * 3]
-        bad = visitors.submit(batcher.explain, "no photo")
-        while batcher.waiting.qsize() < 19:
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(batcher.explain, photos["coffee"])
+        started.wait()  # while the model is busy, the other requests queue up
+        others = [pool.submit(batcher.explain, photos[name]) for name in NAMES * 3]
+        bad = pool.submit(batcher.explain, "no photo")
+        while batcher.requests.qsize() < 19:
             time.sleep(0.01)
-        go_on.set()
+        proceed.set()
         assert [answer.result().caption for answer in (first, *others)] == [captions[n] for n in ("coffee", *NAMES * 3)]
         with pytest.raises(ValueError, match="image"):
             bad.result()
-        shorter = visitors.submit(batcher.explain, photos["coffee"], max_new_tokens=7)
+        shorter = pool.submit(batcher.explain, photos["coffee"], max_new_tokens=7)
     hook.remove()
-    assert passes[0] == 1
-    assert max(passes) == MOST_TOGETHER
+    assert batch_sizes[0] == 1
+    assert max(batch_sizes) == MAX_BATCH_SIZE
     assert len(shorter.result().words) <= 7
 
 
-def test_server_opens_no_files_of_its_own(address):
-    """Whoever leaves out Gradio's label of a file must not read the server's pictures."""
+def test_endpoint_rejects_paths_on_the_server(address):
+    """API clients must not be able to read images on the server by omitting the mark of files that Gradio checks."""
     photo = {"path": str(EXAMPLES / "coffee.jpg")}
     call = f"{address}gradio_api/call/caption"
     event = json.loads(post(call, {"data": [photo, 1, 20, 0, 1, ""]}))["event_id"]
-    with urllib.request.urlopen(f"{call}/{event}", timeout=PATIENCE / 1000) as answer:
-        assert "the server's own files are not for captioning" in answer.read().decode()
+    with urllib.request.urlopen(f"{call}/{event}", timeout=TIMEOUT / 1000) as answer:
+        assert "files on the server cannot be captioned" in answer.read().decode()
 
 
-def test_agents_find_the_tool_and_use_it(open_app, captions):
+def test_mcp_tool(corrections_app, captions):
     pytest.importorskip("mcp", reason="needs gradio[mcp]")
 
-    def tell(method, **params):
+    def call(method, **params):
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        answer = post(f"{open_app.address}gradio_api/mcp/", body)
+        answer = post(f"{corrections_app.address}gradio_api/mcp/", body)
         return json.loads(answer.split("data: ", 1)[1])["result"]
 
-    (tool,) = tell("tools/list")["tools"]
+    (tool,) = call("tools/list")["tools"]
     assert tool["name"] == "caption"
-    assert tool["description"].startswith("Say in one English sentence what a photo shows")
+    assert tool["description"].startswith("Describe a photo in one English sentence")
     assert tool["inputSchema"]["required"] == ["photo"]
     assert all("description" in option for option in tool["inputSchema"]["properties"].values())
     photo = "data:image/jpeg;base64," + base64.b64encode((EXAMPLES / "coffee.jpg").read_bytes()).decode()
-    answer = tell("tools/call", name="caption", arguments={"photo": photo})
-    told = ast.literal_eval(answer["content"][0]["text"])  # Gradio tells agents in Python's words
-    assert told["caption"] == captions["coffee"]
-    inner = tell("tools/call", name="caption", arguments={"photo": f"{open_app.address}secret.jpg"})
-    assert inner["isError"]
+    answer = call("tools/call", name="caption", arguments={"photo": photo})
+    result = ast.literal_eval(answer["content"][0]["text"])  # Gradio returns the repr of a Python object
+    assert result["caption"] == captions["coffee"]
+    private = call("tools/call", name="caption", arguments={"photo": f"{corrections_app.address}secret.jpg"})
+    assert private["isError"]
 
 
 @needs_browser
-def test_page_says_what_the_endpoint_says(open_page, client):
+def test_page_and_endpoint_give_the_same_caption(open_page, client):
     page = open_page()
-    bring(page, EXAMPLES / "rocket.jpg")
-    assert " ".join(said(page)) == ask(client, "rocket")["caption"]
+    upload_photo(page, EXAMPLES / "rocket.jpg")
+    assert " ".join(caption_words(page)) == caption(client, "rocket")["caption"]
 
 
 @needs_browser
-def test_twenty_visitors_at_once_each_get_their_own_photos_caption(browser, address, captioner, tmp_path):
-    """Twenty windows; each photo is of a size of its own, by which it is known again."""
+def test_twenty_concurrent_visitors_get_the_captions_of_their_own_photos(browser, address, captioner, tmp_path):
+    """Twenty browser tabs; each photo has a unique size, which identifies it."""
     photos = {}
     for number in range(20):
         photo = open_photo(EXAMPLES / f"{NAMES[number % len(NAMES)]}.jpg")
@@ -196,7 +196,7 @@ def test_twenty_visitors_at_once_each_get_their_own_photos_caption(browser, addr
     for path, photo in photos.items():
         photo.save(path)
     context = browser.new_context(reduced_motion="reduce")
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(TIMEOUT)
     visitors = {path: context.new_page() for path in photos}
     for page in visitors.values():
         page.goto(address, wait_until="commit")
@@ -206,21 +206,19 @@ def test_twenty_visitors_at_once_each_get_their_own_photos_caption(browser, addr
         page.locator("#photo input[type=file]").first.set_input_files(path)
     for path, page in visitors.items():
         page.locator(".word").first.wait_for()
-        assert " ".join(said(page)) == explain(captioner.model, captioner.processor, photos[path]).caption
-        shape = page.locator("img.picture").evaluate(
-            "async (e) => (await e.decode(), e.naturalWidth / e.naturalHeight)"
-        )
+        assert " ".join(caption_words(page)) == explain(captioner.model, captioner.processor, photos[path]).caption
+        shape = page.locator("img.photo").evaluate("async (e) => (await e.decode(), e.naturalWidth / e.naturalHeight)")
         assert shape == pytest.approx(photos[path].width / photos[path].height, rel=0.005)
     context.close()
 
 
 @needs_browser
-@PHONE_AND_DESK
-def test_many_photos_become_a_table(open_page, captions, tmp_path, width, theme):
+@PHONE_AND_DESKTOP
+def test_batch_tab_captions_photos_and_zips(open_page, captions, tmp_path, width, theme):
     with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
         archive.write(EXAMPLES / "china.jpg", "far/china.jpg")
         archive.writestr("broken.jpg", b"no picture")
-        archive.writestr("__MACOSX/china.jpg", b"what computers put there")
+        archive.writestr("__MACOSX/china.jpg", b"metadata of macOS")
     page = open_page(width=width, theme=theme)
     page.get_by_role("tab", name="Many photos").click()
     (tmp_path / "note.png").write_bytes(b"no picture either")

@@ -1,4 +1,4 @@
-"""What the tests of the page share: a running `app.py` and a browser before it (PYTEST_DONT_REWRITE)."""
+"""Fixtures and helpers for tests of the page: a running `app.py` and a browser (PYTEST_DONT_REWRITE)."""
 
 import importlib.util
 import io
@@ -27,7 +27,7 @@ from modeling_captioner import (
 from train.data import make_tokenizer
 
 CHROMIUM = shutil.which("chromium")
-ARGUMENTS = [
+CHROMIUM_ARGUMENTS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -41,14 +41,14 @@ ARGUMENTS = [
 ]
 EXAMPLES = ROOT / "demo" / "examples"
 SIDE = 8
-PATIENCE = 120_000  # milliseconds: a machine that also trains is slow
+TIMEOUT = 120_000  # milliseconds; generous, because a training may be running on the same machine
 
-PHONE_AND_DESK = pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="the page's tests need Chromium: apt install chromium")
+PHONE_AND_DESKTOP = pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium")
 
 
 def save_captioner(folder):
-    """A captioner with random weights whose attention and words differ clearly, in `folder`."""
+    """Save a captioner with random weights whose words and attention maps are clearly different to `folder`."""
     torch.manual_seed(3)
     captions = [drawn_photo(colour, shape)[1] for colour in COLOURS for shape in SHAPES]
     tokenizer = make_tokenizer([*captions, "a man is riding a horse along the beach with two dogs"], min_count=1)
@@ -68,7 +68,7 @@ def save_captioner(folder):
 
 @pytest.fixture(scope="session")
 def captioner(tmp_path_factory):
-    """The shipped captioner, or a tiny one where there is none yet: its folder, model and processor."""
+    """The shipped captioner, or a tiny one if there are no weights: its folder, model and processor."""
     folder = SHIPPED
     if not (SHIPPED / "model.safetensors").exists():
         folder = tmp_path_factory.mktemp("captioner")
@@ -79,23 +79,23 @@ def captioner(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def address(captioner, tmp_path_factory):
-    """Where the page is, for the tests that need no option of it."""
+    """URL of a page that runs with default options."""
     with running_app(captioner, tmp_path_factory.mktemp("app")) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
-def open_app(captioner, tmp_path_factory):
-    """A page that keeps corrections, and serves agents where the package for that is installed."""
-    corrections = tmp_path_factory.mktemp("kept") / "corrections"
-    options = ["--corrections", str(corrections)] + ["--mcp"] * bool(importlib.util.find_spec("mcp"))
+def corrections_app(captioner, tmp_path_factory):
+    """A page with `--corrections`, and with `--mcp` if the mcp package is installed: its address and folder."""
+    folder = tmp_path_factory.mktemp("data") / "corrections"
+    options = ["--corrections", str(folder)] + ["--mcp"] * bool(importlib.util.find_spec("mcp"))
     with running_app(captioner, tmp_path_factory.mktemp("app"), *options) as address:
-        yield SimpleNamespace(address=address, corrections=corrections)
+        yield SimpleNamespace(address=address, folder=folder)
 
 
 @contextmanager
 def running_app(captioner, folder, *options):
-    """Starts `app.py` on a free port and stops it after; gives its address. What it prints goes into `folder`."""
+    """Run `app.py` on a free port and yield its URL. Its output goes to `app.log` in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -105,15 +105,15 @@ def running_app(captioner, folder, *options):
         app = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}/"
     try:
-        wait_for(url, app, log)
+        wait_until_ready(url, app, log)
         yield url
     finally:
         app.terminate()
-        app.wait(PATIENCE / 1000)
+        app.wait(TIMEOUT / 1000)
 
 
-def wait_for(url, app, log):
-    deadline = time.monotonic() + 2 * PATIENCE / 1000
+def wait_until_ready(url, app, log):
+    deadline = time.monotonic() + 2 * TIMEOUT / 1000
     while time.monotonic() < deadline:
         try:
             return urllib.request.urlopen(url, timeout=5)
@@ -125,58 +125,64 @@ def wait_for(url, app, log):
 
 @pytest.fixture(scope="session")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens the page in a fresh window; options are Playwright's. Nothing outside the machine may be asked."""
-    contexts, strangers, failures = [], [], []
+    """Open the page in a new browser context with Playwright's options.
+
+    Fails if the page raises a JavaScript error or sends a request to any other server.
+    """
+    contexts, requests, errors = [], [], []
 
     def open_(width=1280, height=900, theme="light", **options):
         options = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"} | options
         context = browser.new_context(**options)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.on("request", lambda request: strangers.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{address}?__theme={theme}")
         return page
 
     yield open_
     for context in contexts:
         context.close()
-    assert failures == []  # of the page's script
-    assert [url for url in strangers if not url.startswith((address, "data:", "blob:"))] == []
+    assert errors == []
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
 
 
-def bring(page, photo):
-    """Give the page a photo (a path, or bytes as `(name, bytes)`) and wait for its answer."""
+def upload_photo(page, photo):
+    """Upload a photo, a path or `(name, bytes)`, and wait for its caption or error message."""
     if isinstance(photo, tuple):
         photo = {"name": photo[0], "mimeType": "image/jpeg", "buffer": photo[1]}
     page.locator("#photo input[type=file]").first.set_input_files(photo)
     page.locator(".word, .message:visible").first.wait_for()
-    page.wait_for_function("[...document.querySelectorAll('img.picture[src]')].every((e) => e.complete)")
+    page.wait_for_function("[...document.querySelectorAll('img.photo[src]')].every((e) => e.complete)")
 
 
-def said(page):
-    return [name.text_content() for name in page.locator(".word > span").all()]
+def caption_words(page):
+    return [word.text_content() for word in page.locator(".word > span").all()]
 
 
-def overlay(page):
-    """The map as it is drawn: (height, width, 4), uint8."""
+def map_pixels(page):
+    """The RGBA pixels of the drawn map, (height, width, 4), uint8."""
     data = page.locator("canvas.map").evaluate("canvas => canvas.toDataURL()")
     with urllib.request.urlopen(data) as png:
         return np.asarray(Image.open(io.BytesIO(png.read())).convert("RGBA"))
 
 
 def brightest_region(pixels):
-    """(row, column) of the brightest region, seen near its corner, where no number is: red rises with the attention."""
+    """(row, column) of the region with the most red, which increases with attention.
+
+    Sampled near the regions' corners, because their centres may contain numbers.
+    """
     height, width = pixels.shape[:2]
     rows, columns = (
         ((np.arange(SIDE) + 0.15) / SIDE * height).astype(int),

@@ -1,0 +1,68 @@
+"""The API endpoint `/caption`, which is also a tool of the MCP server."""
+
+from typing import TypedDict
+
+import gradio as gr
+from gradio.components.api_component import Api
+from gradio_client.utils import python_type_to_json_schema
+
+from demo.predict import MAX_DISPLAY_SIDE, check_text, explanation_to_dict
+from demo.uploads import open_upload
+
+
+class Alternative(TypedDict):
+    word: str
+    probability: float
+
+
+class Word(TypedDict):
+    text: str
+    probability: float
+    map: list[list[float]]
+    alternatives: list[Alternative]
+
+
+class Beam(TypedDict):
+    caption: str
+    log_probability: float
+
+
+class Caption(TypedDict):
+    caption: str
+    log_probability: float
+    words: list[Word]
+    beams: list[Beam]
+
+
+def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options):
+    """Add the endpoint `/caption`.
+
+    `explain(photo, **kwargs)` returns an `Explanation`, `photo` and `settings` are the page's inputs,
+    `generation_kwargs` converts the settings' values to keyword arguments, and `event_options` are the options of the
+    page's other events that run the model.
+    """
+
+    def caption(photo, num_beams, max_new_tokens, temperature, top_p, text):
+        """Describe a photo in one English sentence, with each word's probability and attention map.
+
+        Args:
+            photo: the photo, in any common image format.
+            num_beams: number of beams, 1 to 8; 1 is greedy search.
+            max_new_tokens: maximum number of words, 1 to 40.
+            temperature: 0 turns sampling off; higher values up to 2 make less likely words more frequent.
+            top_p: sample only from the most likely words whose probabilities add up to this value, 0.05 to 1.
+            text: the words that the caption starts with; may be empty.
+
+        Returns:
+            The caption, its natural log-probability, its words (each with its text, its probability, its attention map
+            as rows of weights that sum to 1, and its most likely alternatives), and the beams, best first.
+        """
+        if photo is None:
+            raise gr.Error("photo is missing; upload one.")
+        kwargs = generation_kwargs(num_beams, max_new_tokens, temperature, top_p)
+        opened = open_upload(photo, side=MAX_DISPLAY_SIDE)
+        return explanation_to_dict(explain(opened, text=check_text(text), **kwargs))
+
+    text = gr.Textbox("", label="text", visible=False)
+    output = Api(None, python_type_to_json_schema(Caption), "caption")
+    gr.Button(visible=False).click(caption, [photo, *settings, text], output, api_name="caption", **event_options)

@@ -1,0 +1,18 @@
+// Uploads a photo that is dropped on the viewer or pasted anywhere while the tab is open. Gradio's image input, which
+// does this otherwise, is hidden while a caption is shown.
+
+async function uploadPhoto(file) {
+  if (!file) return;
+  const { path, url } = await upload(file);
+  window.uploadedPhoto = { path, url, orig_name: file.name, meta: { _type: "gradio.FileData" } };
+  trigger("photo_uploaded");
+}
+
+viewer.addEventListener("dragover", (event) => event.preventDefault());
+viewer.addEventListener("drop", (event) => {
+  event.preventDefault();
+  uploadPhoto(event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", (event) => {
+  if (document.querySelector("#caption_tab").offsetParent) uploadPhoto(event.clipboardData.files[0]);
+});

@@ -1,0 +1,48 @@
+// Creates the elements of the caption: a button for each word with its alternatives, and the list of beams.
+
+// Describe the position of the map's peak for screen readers.
+function describePeak(map) {
+  const side = Math.round(Math.sqrt(map.length));
+  const peak = map.indexOf(Math.max(...map));
+  const third = (index) => Math.min(2, Math.floor((3 * (index + 0.5)) / side));
+  return fill(texts.position, { row: texts.rows[third(Math.floor(peak / side))], column: texts.columns[third(peak % side)] });
+}
+
+function wordLabel(word) {
+  return fill(texts.word, { word: word.text, percent: formatPercent(word.probability), position: describePeak(word.map) });
+}
+
+function createWord(word, index, prefixLength) {
+  const item = createElement("li", index < prefixLength ? "prefix" : "");
+  const button = createElement("button", "word");
+  button.dataset.index = index;
+  button.style.setProperty("--letters", word.text.length);
+  button.setAttribute("aria-pressed", "false");
+  button.append(createElement("span", "", word.text), createElement("small", "", formatPercent(word.probability)));
+  button.setAttribute("aria-label", wordLabel(word));
+  const alternatives = createElement("ul", "alternatives");
+  alternatives.setAttribute("aria-label", fill(texts.alternatives, { word: word.text }));
+  alternatives.append(...word.alternatives.map((other) => createAlternative(other.word, other.probability, index, word.text)));
+  item.append(button, alternatives);
+  return item;
+}
+
+// Special tokens such as "<end>" are shown, but a caption cannot continue from them.
+function createAlternative(text, probability, index, chosen) {
+  const item = createElement("li", "");
+  const button = createElement("button", "alternative");
+  button.append(createElement("span", "", text), createElement("small", "", formatPercent(probability)));
+  button.style.setProperty("--probability", probability);
+  button.disabled = text.startsWith("<");
+  button.classList.toggle("chosen", text === chosen);
+  button.setAttribute("aria-label", fill(texts.alternative, { word: text, percent: formatPercent(probability) }));
+  button.addEventListener("click", () => continueCaption(index, text));
+  item.append(button);
+  return item;
+}
+
+function createBeam({ caption, log_probability: logProbability }) {
+  const item = createElement("li", "", caption);
+  item.append(createElement("small", "", formatNumber(logProbability, 2)));
+  return item;
+}
