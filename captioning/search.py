@@ -1,9 +1,9 @@
-"""Search without PyTorch: the captions that transformers' `generate` finds on the same logits, in numpy."""
+"""Beam search and greedy search in numpy: the captions that `generate` of transformers finds for the same logits."""
 
 import numpy as np
 
-# Keys of generation_config.json that `search` follows, and those that say nothing about how words are chosen.
-FOLLOWED = {
+# Settings in generation_config.json: those that `search` implements, and those that do not affect its result.
+SUPPORTED = {
     "num_beams",
     "max_new_tokens",
     "max_length",
@@ -15,58 +15,62 @@ FOLLOWED = {
     "eos_token_id",
 }
 NEUTRAL = {"bos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version", "use_cache"}
-OF_SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p"}  # without effect unless do_sample is true
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p"}  # ignored unless do_sample is true
 
 
 def check_settings(settings):
-    """Raises `ValueError` where `settings`, a generation_config.json, asks for what `search` cannot do."""
-    known = FOLLOWED | NEUTRAL | (set() if settings.get("do_sample") else OF_SAMPLING)
+    """Raises `ValueError` if `settings`, the contents of generation_config.json, require what `search` lacks."""
+    known = SUPPORTED | NEUTRAL | (set() if settings.get("do_sample") else SAMPLING)
     unknown = [
         name
         for name, value in settings.items()
         if name not in known and not name.startswith("_") and value not in (None, False)
     ]
     if unknown:
-        raise ValueError(f"generation_config.json sets {', '.join(unknown)}, which only PyTorch can follow.")
+        raise ValueError(f"generation_config.json sets {', '.join(unknown)}, which only --engine torch supports.")
 
 
 def search(step, states, prompt, settings):
-    """Find the captions of one photo by beam search, or by greedy search where `num_beams` is 1.
+    """Find captions of one photo by beam search, or by greedy search if `num_beams` is 1.
+
+    Follows `GenerationMixin._beam_search` of transformers.
 
     Args:
-        step: a function of words (beams,), int64, and `states` that returns logits (beams, vocabulary) and the states
-            after these words.
-        states: the decoder's states before any word, arrays (1, ...).
-        prompt: ids that the caption begins with; `<start>` is the first.
-        settings: what generation_config.json says, with the names of `GenerationConfig`; see `FOLLOWED`.
+        step: a function of the last words (beams,), int64, and the states, which returns the logits
+            (beams, vocabulary) and the new states.
+        states: the initial states of the decoder, a list of arrays with a batch of 1.
+        prompt: the token ids that the caption begins with, including `<start>`.
+        settings: the contents of generation_config.json; see `SUPPORTED`.
 
-    Returns pairs (ids without the prompt, natural log-probability), best first, `num_beams` of them.
+    Returns a list of `num_beams` pairs (ids after the prompt, natural log-probability), the best first.
     """
     beams, penalty = settings.get("num_beams") or 1, settings.get("length_penalty", 1.0)
-    most = settings.get("max_new_tokens") or (settings.get("max_length") or 20) - len(prompt)
-    ends = np.atleast_1d(settings["eos_token_id"])
+    longest = settings.get("max_new_tokens") or (settings.get("max_length") or 20) - len(prompt)
+    ends = np.atleast_1d(settings["eos_token_id"]).tolist()
     for word in prompt[:-1]:
         _, states = step(np.array([word]), states)
-    running, finished = [(0.0, list(prompt))], []  # (log-probability, ids); (score, log-probability, ids)
-    for length in range(1, most + 1):
+    running, finished = [(0.0, list(prompt))], []  # (log-probability, ids), (score, log-probability, ids)
+    for length in range(1, longest + 1):
         logits, states = step(np.array([ids[-1] for _, ids in running]), states)
         totals = log_softmax(logits)  # (beams, vocabulary)
         for row, (log_probability, ids) in zip(totals, running, strict=True):
             row[forbidden_words(ids, length, ends, settings)] = -np.inf
             row += log_probability
-        # Twice as many as there are beams, so that enough go on where some end (generation/utils.py, `_beam_search`).
+        # Twice the number of beams, so that enough captions continue if some of them end here.
         places = np.argsort(-totals, axis=None, kind="stable")[: 2 * beams]
-        rows, words = np.unravel_index(places, totals.shape)
-        found = [(totals[row, word], [*running[row][1], word], row) for row, word in zip(rows, words.tolist(), strict=True)]
+        found = []  # (log-probability, ids, row)
+        for row, word in zip(*(axis.tolist() for axis in np.unravel_index(places, totals.shape)), strict=True):
+            found.append((totals[row, word], [*running[row][1], word], row))
         for log_probability, ids, _ in found[:beams]:
-            if ids[-1] in ends or length == most:
+            if ids[-1] in ends or length == longest:
                 finished.append((log_probability / length**penalty, log_probability, ids))
         finished = sorted(finished, key=lambda caption: -caption[0])[:beams]
         found = [caption for caption in found if caption[1][-1] not in ends][:beams]
-        if len(finished) == beams and not can_improve(found[0][0], finished[-1][0], length, most, settings):
+        if len(finished) == beams and not can_improve(found[0][0], finished[-1][0], length, longest, settings):
             break
         running = [(log_probability, ids) for log_probability, ids, _ in found]
-        states = [state[[row for *_, row in found]] for state in states]
+        rows = [row for *_, row in found]
+        states = [state[rows] for state in states]
     return [(ids[len(prompt) :], float(log_probability)) for _, log_probability, ids in finished]
 
 
@@ -76,20 +80,20 @@ def log_softmax(logits):
 
 
 def forbidden_words(ids, length, ends, settings):
-    """The words that may not follow `ids` as word number `length` of a caption."""
+    """The ids that must not follow `ids` as word number `length` of the caption."""
     words = list(settings.get("suppress_tokens") or [])
     if length <= (settings.get("min_new_tokens") or 0):
-        words += ends.tolist()
+        words += ends
     if size := settings.get("no_repeat_ngram_size"):
         tail = ids[len(ids) - size + 1 :]
         words += [ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == tail]
     return words
 
 
-def can_improve(best_running, worst_finished, length, most, settings):
-    """Whether a caption that goes on may still score better than one that has ended, by `generate`'s heuristic."""
+def can_improve(best_running, worst_finished, length, longest, settings):
+    """Whether an unfinished caption may still outscore a finished one, by the heuristic of `generate`."""
     if (settings.get("num_beams") or 1) == 1 or settings.get("early_stopping") is True:
         return False
     penalty = settings.get("length_penalty", 1.0)
-    longest = most if settings.get("early_stopping") == "never" and penalty > 0 else length
-    return best_running / longest**penalty > worst_finished
+    final_length = longest if settings.get("early_stopping") == "never" and penalty > 0 else length
+    return best_running / final_length**penalty > worst_finished

@@ -29,8 +29,8 @@ The layout follows transformers.js and Optimum:
 | | `cross_attentions` | (batch, heads, 1, regions) | float32, sums to 1; a map is the mean over the heads |
 | | `present.*` | (batch, layers, hidden) | float32, the RNN states after this word |
 
-`*` stands for `first.0` and `second.0` (GRU), or `first.0`, `first.1`, `second.0` and `second.1` (LSTM). The metadata of
-both graphs hold `weights`, the `captioning.loading.weights_fingerprint` of the weights they were exported from, and
+`*` stands for `first.0` and `second.0` (GRU), or `first.0`, `first.1`, `second.0` and `second.1` (LSTM). The metadata
+of both graphs hold `weights`, the `captioning.loading.weights_fingerprint` of the weights they were exported from, and
 `calibration_photos`, their number.
 """
 
@@ -216,7 +216,9 @@ def parse_options(arguments):
         help=f"Photos, folders or patterns for the calibration of --onnx; {CALIBRATION_PHOTOS} photos are used. Choose "
         "photos like those to be captioned, best the training photos.",
     )
-    parser.add_argument("--dataset_name", metavar="NAME", help="A dataset on the Hub or in a folder, instead of --photos.")
+    parser.add_argument(
+        "--dataset_name", metavar="NAME", help="A dataset on the Hub or in a folder, instead of --photos."
+    )
     parser.add_argument("--split", default="train", help="Its split. Default: train.")
     parser.add_argument("--image_column", default="image", help="Its image column. Default: image.")
     options = parser.parse_args(arguments)

@@ -1,9 +1,8 @@
 """Quantization of ONNX graphs: `quantize_convolutions` and `pack_weights`.
 
-Convolutions run in int8, with scales from calibration photos (static quantization, Jacob et al. 2018, "Quantization and
-Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Large weights are stored in 6 bits, four in
-three bytes, and unpacked by standard ONNX operators, which onnxruntime evaluates once, when it loads the graph.
-Products of 8-bit activations and 6-bit weights never saturate the 16-bit sums of CPUs without VNNI.
+Convolutions run in int8, with scales from calibration photos: static quantization (Jacob et al. 2018, "Quantization
+and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Large weights are stored in 6 bits,
+four in three bytes, and unpacked by standard ONNX operators, which onnxruntime evaluates once, when it loads the graph.
 """
 
 import contextlib
@@ -22,8 +21,8 @@ LOWEST, HIGHEST = -32, 31  # of 6 bits
 def quantize_convolutions(file, quantized, photos):
     """Quantize the graph in `file` up to its last convolution to int8 and write it to `quantized`.
 
-    `photos`: calibration inputs, float32 arrays (1, 3, size, size). Activations are clipped at their 99.99th percentile:
-    with minimum and maximum, the error of the regions is a third larger.
+    `photos`: calibration inputs, float32 arrays (1, 3, size, size). Activations are clipped at their 99.99th
+    percentile: with minimum and maximum, the error of the regions is a third larger.
     """
     quant_pre_process(file, quantized, skip_symbolic_shape=True)
     model = onnx.load(quantized)
@@ -35,9 +34,7 @@ def quantize_convolutions(file, quantized, photos):
         if tensor.name in kernels and weights.size > LARGE:
             scale = weight_scales(weights, axis=0)
             tensor.CopyFrom(numpy_helper.from_array(rounded(weights, scale) * scale, tensor.name))
-            scales[tensor.name] = [
-                {"axis": 0, "scale": channel, "zero_point": np.int8(0)} for channel in scale.ravel()
-            ]
+            scales[tensor.name] = [{"axis": 0, "scale": channel, "zero_point": np.int8(0)} for channel in scale.ravel()]
     onnx.save(model, quantized)
     with contextlib.redirect_stdout(io.StringIO()):  # prints its progress
         quantize_static(
@@ -104,8 +101,8 @@ def pack_weights(model):
 
 
 def packed(values):
-    """6-bit values as bytes (3, values / 4). Each byte holds one value of the first three quarters and 2 bits of a value
-    of the last quarter."""
+    """6-bit values as bytes (3, values / 4). Each byte holds a value of one of the first three quarters and 2 bits of a
+    value of the last quarter."""
     first, second, third, last = (values.astype(np.int32).reshape(4, -1) - LOWEST).astype(np.uint8)
     return np.stack([first | (last & 3) << 6, second | (last >> 2 & 3) << 6, third | last >> 4 << 6])
 
@@ -122,7 +119,9 @@ CONSTANTS = {
 def unpacking(graph, name, values, scale):
     """Add `values` to the graph in packed form. Returns the nodes that unpack them into the tensor `name`: int8, or with
     `scale` float32."""
-    constants = {"packed": packed(values), "shape": np.array(values.shape)} | ({} if scale is None else {"scale": scale})
+    constants = {"packed": packed(values), "shape": np.array(values.shape)} | (
+        {} if scale is None else {"scale": scale}
+    )
     graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{part}") for part, value in constants.items())
     steps = [
         ("low", "BitwiseAnd", [f"{name}.packed", "packed.mask"], {}),  # (3, values / 4)

@@ -1,84 +1,193 @@
-"""ONNX: the captions of `examples/caption_onnx.py`, which knows nothing of PyTorch, are those of PyTorch."""
+"""The ONNX export: what the graphs compute, what is packed, what the files say of themselves."""
 
-import subprocess
-import sys
-
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHARED, SHIPPED
-from datasets import load_dataset
-from PIL import Image
+from conftest import SHIPPED, build_tiny
 
-from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
-from publishing.export import export_onnx, main
+from captioning.loading import load_captioner, weights_fingerprint
+from publishing.export import DECODER, ENCODER, export_graphs, main
+from publishing.publish import write_repository
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 pytest.importorskip("onnxscript", reason="needs onnxscript")
-EXAMPLE = ROOT / "examples" / "caption_onnx.py"
-sys.path.insert(0, str(EXAMPLE.parent))
 
-from caption_onnx import Captioner  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-
-def captions_of_torch(folder, photos, **generation):
-    model = CaptionerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = CaptionerProcessor.from_pretrained(folder)
-    ids = model.generate(**processor(images=photos, return_tensors="pt"), **generation)
-    return processor.batch_decode(ids, skip_special_tokens=True)
+from publishing.quantization import pack_weights, packed, weight_scales  # noqa: E402
 
 
-def test_another_kind_of_decoder(tiny_captioner, drawn_photos, tmp_path):
-    """Random weights, whose captions wander through the vocabulary: greedy, and beams with all that generation does."""
-    model, processor = tiny_captioner(rnn_type="lstm", num_layers=2, attention_type="additive")
+def run(file, *inputs):
+    session = onnxruntime.InferenceSession(str(file))
+    names = [given.name for given in session.get_inputs()]
+    return session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def steps_of(encoder_file, decoder_file, pixel_values, ids):
+    """Logits (batch, words, vocabulary) and attention (batch, heads, words, regions) of the two graphs, word by word."""
+    regions, *states = run(encoder_file, pixel_values)
+    outputs = []
+    for word in ids.T:
+        logits, attention, *states = run(decoder_file, word[:, None], regions, *states)
+        outputs.append((logits, attention))
+    logits, attention = zip(*outputs, strict=True)
+    return np.concatenate(logits, axis=1), np.concatenate(attention, axis=2)
+
+
+def teacher_forced(model, pixel_values, ids):
     with torch.no_grad():
-        model.encoder.projection.weight *= 10
-        model.decoder.narrow.weight *= 30
-        model.decoder.output_bias[model.config.eos_token_id] = -2
-    model.generation_config.update(
-        num_beams=3, max_new_tokens=12, suppress_tokens=[0, 1], no_repeat_ngram_size=2, length_penalty=0.7
+        output = model(torch.from_numpy(pixel_values), torch.from_numpy(ids), output_attentions=True)
+    return output.logits.numpy(), output.cross_attentions[0].numpy()
+
+
+PIXEL_VALUES = np.random.default_rng(0).uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)
+IDS = np.array([[2, 5, 6, 7], [2, 8, 4, 4], [2, 9, 10, 5]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rnn_type": "lstm", "num_layers": 2, "attention_type": "additive"}, {"attention_type": "dot"}],
+    ids=str,
+)
+def test_graphs_compute_logits_and_attention_of_the_model(options, tmp_path):
+    model, _ = build_tiny(**options)
+    files = tmp_path / "encoder.onnx", tmp_path / "decoder.onnx"
+    export_graphs(model, *files)
+    for found, expected in zip(
+        steps_of(*files, PIXEL_VALUES, IDS), teacher_forced(model, PIXEL_VALUES, IDS), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def exported(learnt_captioner, drawn_set, tmp_path_factory):
+    """A published copy of the learnt captioner with its ONNX export, calibrated on the drawn photos."""
+    folder = tmp_path_factory.mktemp("exported")
+    main(["--model", str(learnt_captioner), "--folder", str(folder), "--onnx", "--photos", str(drawn_set)])
+    return folder
+
+
+def test_int8_export_is_close_to_the_model_and_names_its_weights(exported, learnt_captioner, drawn_photos):
+    model, processor = load_captioner(str(exported), "cpu", "float32")
+    pixel_values = processor(images=[photo for photo, _ in drawn_photos], return_tensors="np").pixel_values
+    ids = np.array([processor.tokenizer(caption)["input_ids"] for _, caption in drawn_photos])
+    files = exported / "onnx" / ENCODER, exported / "onnx" / DECODER
+    logits, attention = steps_of(*files, pixel_values, ids)
+    expected, _ = teacher_forced(model, pixel_values, ids)
+    assert (logits.argmax(axis=-1) == expected.argmax(axis=-1)).mean() > 0.95
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, atol=1e-5)
+    assert {file.name for file in (exported / "onnx").iterdir()} == {ENCODER, DECODER}
+    operators = [node.op_type for node in onnx.load(files[0]).graph.node]
+    assert operators.count("QuantizeLinear") > operators.count("Conv") / 2, "the convolutions are quantized"
+    for file in files:
+        metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+        # Trained weights are stored in float32, their published copy in half precision.
+        assert metadata["weights"] == weights_fingerprint(exported) == weights_fingerprint(learnt_captioner)
+        assert metadata["calibration_photos"] == "16"
+        assert str(exported).encode() not in file.read_bytes()
+
+
+def test_fingerprint_changes_with_any_weight(learnt_captioner, tmp_path):
+    model, processor = load_captioner(str(learnt_captioner), "cpu", "float32")
+    with torch.no_grad():
+        model.decoder.output_bias[-1] += 0.01
+    model.save_pretrained(tmp_path)
+    assert weights_fingerprint(tmp_path) != weights_fingerprint(learnt_captioner)
+
+
+def test_packed_weights_are_unpacked_by_onnxruntime():
+    """A convolution that int8 has rounded to 6 bits, exactly; matrices in both layouts, to the rounding of 6 bits."""
+    random = np.random.default_rng(0)
+    kernel = random.integers(-32, 32, (512, 576, 1, 1)).astype(np.int8)
+    left, right = (random.normal(size=shape).astype(np.float32) for shape in ((576, 512), (300, 512)))
+    right[0] *= 100  # output channels have scales of their own
+    nodes = [
+        helper.make_node("Cast", ["kernel"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["photo", "float"], ["map"]),
+        helper.make_node("MatMul", ["words", "left"], ["product"]),
+        helper.make_node("Gemm", ["product", "right"], ["logits"], transB=1),
+    ]
+    inputs = {"photo": (1, 576, 2, 2), "words": (4, 576)}
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("map", "product", "logits")],
+        [numpy_helper.from_array(*pair) for pair in ((kernel, "kernel"), (left, "left"), (right, "right"))],
     )
-    model.save_pretrained(tmp_path / "captioner")
-    processor.save_pretrained(tmp_path / "captioner")
-    export_onnx(tmp_path / "captioner", tmp_path / "onnx")
-    captioner, photos = Captioner(tmp_path / "onnx"), [photo for photo, _ in drawn_photos]
-    for beams in (1, 3, 5):
-        captions = [captioner.caption(photo, beams) for photo in photos]
-        assert captions == captions_of_torch(tmp_path / "captioner", photos, num_beams=beams)
-        assert len(set(captions)) > 1
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    values = {name: random.normal(size=shape).astype(np.float32) for name, shape in inputs.items()}
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, values)
+    pack_weights(model)
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, values)
+    assert model.ByteSize() < 0.78 * (kernel.size + left.size + right.size)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-3)
+    for number in (1, 2):
+        error = np.linalg.norm(found[number] - expected[number], axis=0) / np.linalg.norm(expected[number], axis=0)
+        assert 0.001 < error.mean() < 0.1
+        assert error.max() < 0.2
 
 
-def test_shipped_captioner_says_the_same_of_twenty_photos(tmp_path):
-    """Of photos where they lie beside the repository, else of the page's, turned. Beams are searched in a process where
-    importing PyTorch, transformers or this repository fails."""
-    if not (SHIPPED / "model.safetensors").exists():
-        pytest.skip("modeling_captioner/ holds no weights yet")
-    if SHARED.exists():
-        rows = load_dataset("parquet", data_files=f"{SHARED}/data/flickr8k/validation-*.parquet", split="train[:20]")
-        photos = [row["image"].convert("RGB") for row in rows]
-    else:
-        # As large as the encoder wants them: where Pillow and torchvision resize, one value in a thousand differs by 1
-        # on some machines, which can tip a beam search.
-        shown = [open_photo(file).resize((299, 299)) for file in sorted(ROOT.glob("demo/examples/*.jpg"))]
-        photos = [photo.transpose(way) for photo in shown for way in Image.Transpose][:20]
-    files = [tmp_path / f"{number}.png" for number in range(len(photos))]
-    for file, photo in zip(files, photos, strict=True):
-        photo.save(file)
-    folder = tmp_path / "onnx"
-    export_onnx(SHIPPED, folder)
-    code = "import runpy, sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'modeling_captioner'])\n"
-    code += "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code, EXAMPLE, folder, *files], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = zip(files, captions_of_torch(SHIPPED, photos), strict=True)
-    assert done.stdout.splitlines() == [f"{file}\t{caption}" for file, caption in lines]
-    assert not any("auto_map" in file.read_text() for file in folder.glob("*.json")), "there is no code to map to"
+def test_scales_clip_outliers():
+    """One outlier among many weights does not make the steps of all the others coarse."""
+    weights = np.random.default_rng(0).normal(size=(2, 10_000)).astype(np.float32)
+    weights[1, 0] = 9
+    scales = weight_scales(weights, axis=0).ravel()
+    assert scales[1] < 0.75 * 9 / 31
+    assert scales[0] == pytest.approx(np.abs(weights[0]).max() / 31, rel=0.35)
 
 
-def test_a_wrong_model_is_one_sentence(tmp_path, capsys):
+def test_packed_bytes():
+    """Four values in three bytes: 6 bits each, the fourth spread over the upper bits."""
+    assert packed(np.array([-32, 31, 0, -1])).tolist() == [[0 | 3 << 6], [63 | 3 << 6], [32 | 1 << 6]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "give --onnx, --folder or both"),
+        (["--onnx"], "--photos"),
+        (["--onnx", "--photos", "a", "--dataset_name", "b"], "--photos"),
+        (["--onnx", "--photos", "a", "--model", "some/name"], "some/name is not a folder"),
+    ],
+)
+def test_wrong_usage(arguments, named, capsys):
     with pytest.raises(SystemExit) as exit_:
-        main(["--onnx", str(tmp_path / "onnx"), "--model", str(tmp_path)])
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    assert str(tmp_path) in error
+        main(arguments)
+    assert exit_.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_mistakes_are_one_sentence(learnt_captioner, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("no picture")
+    for model, named in ((tmp_path, str(tmp_path)), (learnt_captioner, "No photo could be read")):
+        with pytest.raises(SystemExit) as exit_:
+            main(["--onnx", "--model", str(model), "--photos", str(tmp_path / "text.jpg")])
+        assert exit_.value.code == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert named in error
+    assert not (learnt_captioner / "onnx").exists()
+
+
+def test_shipped_export_is_small_and_of_the_shipped_weights():
+    if not (SHIPPED / "onnx").exists():
+        pytest.skip("modeling_captioner/ contains no ONNX export")
+    files = [SHIPPED / "onnx" / name for name in (ENCODER, DECODER)]
+    assert sum(file.stat().st_size for file in files) <= 25_000_000
+    for file in files:
+        metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+        assert metadata["weights"] == weights_fingerprint(SHIPPED), "export again: python -m publishing.export --onnx"
+
+
+def test_a_published_copy_contains_the_export(exported, tmp_path):
+    """Unless it belongs to other weights."""
+    write_repository(exported, tmp_path / "copy")
+    assert {file.name for file in (tmp_path / "copy" / "onnx").iterdir()} == {ENCODER, DECODER}
+    model, processor = load_captioner(str(exported), "cpu", "float32")
+    with torch.no_grad():
+        model.decoder.output_bias += 1
+    model.save_pretrained(exported)
+    write_repository(exported, tmp_path / "changed")
+    assert not (tmp_path / "changed" / "onnx").exists()
