@@ -1,11 +1,8 @@
 """Loading a captioner for the command line, the page and the trainer: `load_captioner`."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
-
-import numpy as np
 
 # PyTorch and transformers are imported inside the functions, so that --help and usage errors respond immediately.
 
@@ -77,26 +74,3 @@ def check_model(name):
                 raise ValueError(f"{name} contains no captioner: {file} is missing; give a folder written by train/.")
     elif folder.exists() or folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is not a folder; give a folder written by train/ or a name on the Hub.")
-
-
-def weights_fingerprint(folder):
-    """Identifies a captioner's weights: the SHA-256 of all tensors in the order of their names, as a hex string.
-
-    float32 tensors are rounded to half precision first, so that a trained captioner and its published copy, which is
-    stored in half precision, have the same fingerprint.
-    """
-    tensors = {}
-    for file in Path(folder).glob("model*.safetensors"):
-        data = np.memmap(file, mode="r")  # the header's length, the header, the tensors: hf.co/docs/safetensors
-        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-        for name, tensor in json.loads(data[8:start].tobytes()).items():
-            if name != "__metadata__":
-                first, last = tensor["data_offsets"]
-                tensors[name] = tensor["dtype"], data[start + first : start + last]
-    digest = hashlib.sha256()
-    for name, (dtype, values) in sorted(tensors.items()):
-        with np.errstate(over="ignore"):
-            values = values.view(np.float32).astype(np.float16) if dtype == "F32" else values
-        digest.update(name.encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()

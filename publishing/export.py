@@ -30,8 +30,8 @@ The layout follows transformers.js and Optimum:
 | | `present.*` | (batch, layers, hidden) | float32, the RNN states after this word |
 
 `*` stands for `first.0` and `second.0` (GRU), or `first.0`, `first.1`, `second.0` and `second.1` (LSTM). The metadata
-of both graphs hold `weights`, the `captioning.loading.weights_fingerprint` of the weights they were exported from, and
-`calibration_photos`, their number.
+of both graphs hold `weights`, the `captioning.onnx_files.weights_fingerprint` of the weights they were exported from,
+and `calibration_photos`, their number.
 """
 
 import argparse
@@ -46,7 +46,8 @@ import torch
 from torch import nn
 
 from captioning.errors import print_error
-from captioning.loading import SHIPPED, load_captioner, weights_fingerprint
+from captioning.loading import SHIPPED, load_captioner
+from captioning.onnx_files import FILES, weights_fingerprint
 from captioning.saving import writing
 from captioning.sources import find_photos, read_file, read_row, stream_dataset
 from modeling_captioner import PhotoError
@@ -55,7 +56,6 @@ from modeling_captioner.modeling_captioner import RnnCache
 from .publish import write_repository
 
 CALIBRATION_PHOTOS = 64
-ENCODER, DECODER = "encoder_model_quantized.onnx", "decoder_model_merged_quantized.onnx"
 
 
 class Encoder(nn.Module):
@@ -108,7 +108,7 @@ def export_onnx(source, photos):
     metadata = {"weights": weights_fingerprint(source), "calibration_photos": str(len(pixel_values))}
     target = Path(source) / "onnx"
     with tempfile.TemporaryDirectory() as whole, writing(target, target / "part"):
-        files = Path(whole, ENCODER), Path(whole, DECODER)
+        files = [Path(whole, name) for name in FILES]
         export_graphs(model, *files)
         quantize_convolutions(files[0], files[0], pixel_values)
         (target / "part").mkdir(parents=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from captioning.loading import SHIPPED, load_captioner
+from captioning.onnx_files import find_onnx
 from captioning.saving import save_captioner
 
 from . import hub
@@ -62,21 +63,26 @@ def deploy(name, source):
 
 
 def write_repository(source, folder, dtype=torch.float16):
-    """Write the captioner `source` (a folder or a name on the Hub) as a model repository: weights, settings, code.
+    """Write the captioner `source` (a folder or a name on the Hub) as a model repository: weights, settings, code, and
+    the ONNX export in the subfolder onnx, if there is one.
 
     Parameters are stored as `dtype`, which halves the file size; batch norm statistics are not converted, because small
     variances underflow in half precision. `config.json` says float32, so that the captioner runs in float32 by default.
     If `folder` is the package itself, its code is not touched.
 
-    Returns the model in float32 and its processor. Raises `ValueError` if `source` is not a valid captioner.
+    Returns the model in float32 and its processor. Raises `ValueError` if `source` is not a valid captioner, or if its
+    ONNX export was made from other weights.
     """
     model, processor = load_captioner(str(source), "cpu", "float32")
+    onnx_files = find_onnx(source) or []
     tensors = model.state_dict()
     tensors |= {name: _convert(parameter.data, dtype) for name, parameter in model.named_parameters()}
     save_captioner(model, processor, folder, tensors)
     if Path(folder).resolve() != SHIPPED:
         for file in [*SHIPPED.glob("*.py"), *SHIPPED.glob("requirements.txt")]:
             shutil.copyfile(file, Path(folder) / file.name)
+    if onnx_files and Path(folder).resolve() != Path(source).resolve():
+        shutil.copytree(onnx_files[0].parent, Path(folder) / "onnx", dirs_exist_ok=True)
     return model, processor
 
 

@@ -117,11 +117,11 @@ CONSTANTS = {
 
 
 def unpacking(graph, name, values, scale):
-    """Add `values` to the graph in packed form. Returns the nodes that unpack them into the tensor `name`: int8, or with
-    `scale` float32."""
-    constants = {"packed": packed(values), "shape": np.array(values.shape)} | (
-        {} if scale is None else {"scale": scale}
-    )
+    """Add `values` to the graph in packed form. Returns the nodes that unpack them into the tensor `name`, in int8, or
+    in float32 and multiplied by `scale`."""
+    constants = {"packed": packed(values), "shape": np.array(values.shape)}
+    if scale is not None:
+        constants["scale"] = scale
     graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{part}") for part, value in constants.items())
     steps = [
         ("low", "BitwiseAnd", [f"{name}.packed", "packed.mask"], {}),  # (3, values / 4)
