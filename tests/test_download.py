@@ -93,6 +93,43 @@ def test_an_address_with_a_query_and_one_that_leads_out_of_the_cache(server, pho
         assert cached_file(f"{server.address}/{name}").read_bytes() == photo + name.encode()
 
 
+COLUMNS = {
+    "image_url": {"image_url": "{}"},
+    "URL": {"URL": "{}"},
+    "capital letters": {"Link": "HTTP{}"},
+    "spaces": {"picture": " {}\n"},
+    "an id by the name of image": {"image": 7, "photo_link": "{}"},
+    "names of files": {"image": "1.jpg", "coco_url": "{}"},
+    "a page and a licence": {"page_url": "https://localhost/page", "license": "https://localhost/by", "img": "{}"},
+    "missing at first": {"other": None, "thumb": "{}"},
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+def test_columns_of_addresses_are_told_by_their_cells(server, tmp_path, columns, streaming):
+    rows = []
+    for number, url in enumerate(addresses(server)[:4]):
+        cells = {
+            name: cell.format(url).replace("HTTPhttp", "HTTP") if isinstance(cell, str) else cell
+            for name, cell in columns.items()
+        }
+        rows.append(cells | {"caption": f"photo {number}"})
+    (tmp_path / "set").mkdir()
+    Dataset.from_list(rows).to_parquet(tmp_path / "set" / "train.parquet")
+    settings = Settings(data_dir=str(tmp_path / "set"), streaming=streaming, validation_fraction=0)
+    photos = StreamedPhotos(settings, "train") if streaming else captioned_dataset(settings, ["train"])["train"]
+    assert {row["captions"][0]: photo_of(row).size for row in photos} == {f"photo {n}": (64, 64) for n in range(4)}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_addresses_that_are_not_of_the_web_are_named(tmp_path, streaming):
+    folder = url_set(tmp_path / "set", ["s3://bucket/1.jpg"])
+    settings = Settings(data_dir=str(folder), streaming=streaming, validation_fraction=0)
+    with pytest.raises(ValueError, match=r"s3://bucket/1.jpg (is neither a file nor a web address|cannot be read)"):
+        any(map(photo_of, StreamedPhotos(settings, "train") if streaming else captioned_dataset(settings)["train"]))
+
+
 def test_who_stops_listening_stops_the_download(server):
     server.wait = 0.05
     arriving = download(addresses(server), 4)

@@ -1,16 +1,73 @@
 """Columns as people name them, and what is in their cells."""
 
 import hashlib
+import itertools
+import logging
+import os
+import re
 
 from datasets import Image, Value
 from PIL import Image as PillowImage
 
 from modeling_captioner.photos import FORMATS
 
+from .download import is_address
+
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
 CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
 ID_COLUMNS = ("cocoid", "image_id", "imgid", "filename", "file_name")  # the same where the photo is
 SUFFIXES = {suffix for suffix, name in PillowImage.registered_extensions().items() if name in FORMATS}
+STRINGS = ("string", "large_string")
+PICTURE_NAME = re.compile("image|img|photo|pic", re.IGNORECASE)  # of a column
+FIRST_ROWS = 20  # rows whose cells tell what a column contains
+logger = logging.getLogger(__name__)
+
+
+def image_column(split, settings):
+    """Name of the column with the photos. Raises `ValueError` if there is none."""
+    name = settings.image_column or find_image_column(split)
+    return column_of(split, name, IMAGE_COLUMNS, "photos", "--image_column")
+
+
+def find_image_column(split):
+    """Name of the column with the photos, or None.
+
+    Pictures are recognised by their type. Addresses and paths are recognised by the cells, because their columns have
+    all kinds of names; of several, a known name comes first, then addresses that end like the name of a picture.
+
+    Args:
+        split: a `Dataset`, or an `IterableDataset` whose features are known.
+    """
+    features, known = split.features, [name for name in IMAGE_COLUMNS if name in split.column_names]
+    known += [name for name in split.column_names if name.lower() in IMAGE_COLUMNS and name not in known]
+    pictures = [name for name in [*known, *features] if _is_picture(features[name], name in known)]
+    if pictures:
+        return pictures[0]
+    strings = [name for name in [*known, *features] if getattr(features[name], "dtype", None) in STRINGS]
+    if not strings:
+        return None
+    rows = list(itertools.islice(split.select_columns(list(dict.fromkeys(strings))), FIRST_ROWS))
+    cells = {name: next((row[name] for row in rows if row[name]), "") for name in strings}
+    evident = {
+        name: [name in known, _suffix(cells[name]) in SUFFIXES, bool(PICTURE_NAME.search(name))] for name in cells
+    }
+    addresses = [name for name in cells if is_address(cells[name]) and any(evident[name])]
+    addresses.sort(key=evident.get, reverse=True)
+    paths = [name for name in cells if evident[name][1] and os.path.isfile(cells[name])]
+    name = next(iter([*addresses, *paths, *(name for name in cells if name in known)]), None)
+    if name and name not in known:
+        logger.warning("The photos are in the column %r. If not, name another one: --image_column.", name)
+    return name
+
+
+def _is_picture(feature, known):
+    if known and isinstance(feature, dict):  # an `Image` that was saved without its type
+        return {"bytes", "path"} <= feature.keys()
+    return isinstance(feature, Image) or (known and getattr(feature, "dtype", None) in ("binary", "large_binary"))
+
+
+def _suffix(path):
+    return os.path.splitext(re.split("[?#]", path)[0])[1].lower()
 
 
 def photo_keys(split, image, processes=None):

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from modeling_captioner import PhotoError, open_photo
 
-from .columns import IMAGE_COLUMNS, caption_columns, column_of, photo_keys, texts_of
+from .columns import caption_columns, find_image_column, image_column, photo_keys, texts_of
 from .download import cached_file, download, is_address
 from .layouts import built_splits, load_folder
 
@@ -74,7 +74,7 @@ def _karpathy(splits):
 
 def _two_columns(split, settings):
     """The columns `image` and `captions`, and `split` where there is one, of the rows that have captions."""
-    image = column_of(split, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
+    image = image_column(split, settings)
     captions = _texts(split, settings)
     photos = split.select_columns([name for name in split.column_names if name in (image, "split")])
     photos = photos.rename_columns({image: "image"} if image != "image" else {})
@@ -101,7 +101,7 @@ def _texts(split, settings):
     names = caption_columns(split, settings)
     cells = zip(*(split[name][:] for name in names), strict=True)
     captions = [[text for value in row for text in texts_of(value)] for row in cells]
-    image = next((name for name in (settings.image_column, *IMAGE_COLUMNS) if name in split.column_names), None)
+    image = settings.image_column or find_image_column(split)
     if not captions or image is None or any(len(texts) > 1 for texts in captions):
         return captions
     together, first = [[] for _ in captions], {}
@@ -233,6 +233,8 @@ def photo_of(row):
     if image is None:
         raise PhotoError("A photo of the data set is missing; its row has captions alone.")
     if image["bytes"] is None:
+        if "://" in image["path"]:
+            raise PhotoError(f"{image['path']} is neither a file nor a web address (http, https); download it first.")
         return open_photo(image["path"])
     file = io.BytesIO(image["bytes"])
     file.name = image["path"] or "A photo of the data set"

@@ -21,7 +21,7 @@ TIMEOUT = 20  # seconds without a byte
 
 
 def is_address(path):
-    return path is not None and re.match("https?://", path) is not None
+    return path is not None and re.match(r"\s*https?://", path, re.IGNORECASE) is not None
 
 
 def download(addresses, workers):
@@ -76,7 +76,7 @@ def fetch(client, address):
     """The bytes at an address, with up to five attempts. Raises [`PhotoError`]."""
     for wait in (*WAITS, None):
         try:
-            response = client.get(address)
+            response = client.get(address.strip())
             response.raise_for_status()
             return response.content
         except httpx.HTTPStatusError as error:

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 
 from modeling_captioner import PhotoError
 
-from .columns import IMAGE_COLUMNS, caption_columns, column_of, id_columns, key_of, texts_of
+from .columns import caption_columns, id_columns, image_column, key_of, texts_of
 from .dataset import KARPATHY, load_splits, training_split, validation_split
 from .download import fetch, fetched_ahead, is_address, make_client
 
@@ -37,7 +37,7 @@ class StreamedPhotos(IterableDataset):
         name = own if own and split == "validation" else training_split(parts)
         streams = [_with_features(stream) for _, stream in parts[name]]
         stream = concatenate_datasets(streams) if len(streams) > 1 else streams[0]
-        self.image = column_of(stream, settings.image_column, IMAGE_COLUMNS, "photos", "--image_column")
+        self.image = image_column(stream, settings)
         self.texts, self.ids = caption_columns(stream, settings), id_columns(stream.features)
         if isinstance(stream.features[self.image], Image):
             stream = stream.cast_column(self.image, Image(decode=False))
@@ -107,8 +107,11 @@ class StreamedPhotos(IterableDataset):
             except PhotoError as error:
                 return error
         elif "://" in (path or ""):  # a file in a repository of the Hub
-            with xopen(path, "rb") as file:
-                content = file.read()
+            try:
+                with xopen(path, "rb") as file:
+                    content = file.read()
+            except (OSError, ValueError, ImportError) as error:  # of an unknown protocol, or without its package
+                return PhotoError(f"{path} cannot be read: {error}")
         return {"path": path, "bytes": content}
 
 
