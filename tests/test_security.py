@@ -1,5 +1,6 @@
 """Attacks on the running page: the guarantees of SECURITY.md, tested with arbitrary requests."""
 
+import http.client
 import io
 import itertools
 import json
@@ -11,6 +12,7 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from conftest import ROOT
 from page_client import API, SETTINGS, PageClient, file_data
@@ -245,6 +247,94 @@ def test_large_requests_are_rejected_with_a_message(site, client):
     assert (answer.status_code, answer.text) == (503, "The storage for uploads is full; try again in an hour.")
     shutil.rmtree(site.uploads / "large")
     assert client.upload("coffee.jpg", COFFEE).status_code == 200
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A reverse proxy under /captioner that passes the prefix on or strips it."""
+
+    strip = False
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self):
+        path = self.path.removeprefix("/captioner") if self.strip else self.path
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        connection = http.client.HTTPConnection(self.upstream, timeout=60)
+        connection.putrequest(self.command, path or "/", skip_host=False, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type", ""))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self):
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def prefixed_site(tmp_path_factory):
+    """The address of a page under a root path, without a proxy."""
+    folder = tmp_path_factory.mktemp("prefixed")
+    save_captioner(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_ROOT_PATH", "/captioner")
+        with running_app(SimpleNamespace(folder=folder / "model"), folder) as address:
+            yield address
+
+
+@pytest.fixture(params=["keeping", "stripping"])
+def proxied(request, prefixed_site):
+    """The address of a reverse proxy in front of the page, without the prefix."""
+    handler = type(
+        "Handler", (Proxy,), {"strip": request.param == "stripping", "upstream": prefixed_site[7:].rstrip("/")}
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+CLOSED = [
+    "process_recording",
+    "proxy=https://example.org",
+    "file=https://example.org/",
+    "vibe-code",
+    "component_server",
+]
+SPELLINGS = ["{api}/{route}", "{api}/{upper}", "/{api}/{route}", "{api}//{route}", "{api}%2F{route}", "{api}/./{route}"]
+SPELLINGS += ["captioner/{api}/{route}", "captioner/captioner/{api}/{route}", "captioner//{api}/{route}"]
+
+
+@pytest.mark.parametrize("route", CLOSED)
+def test_closed_routes_stay_closed_behind_a_prefix(site, proxied, route):
+    """In whatever spelling: the application answers only routes that the page needs."""
+    for address in (site.address, proxied, f"{proxied}/captioner"):
+        for spelling in SPELLINGS:
+            path = spelling.format(api=API, route=route, upper=route.upper())
+            for method in ("GET", "POST"):
+                files = {"files": ("photo.jpg", COFFEE)} if method == "POST" else None
+                answer = httpx.request(method, f"{address.rstrip('/')}/{path}", files=files, trust_env=False)
+                assert answer.status_code in (404, 405), (address, path, method, answer.status_code)
+
+
+def test_photos_are_uploaded_behind_a_prefix(proxied):
+    """A photo is larger than other requests may be."""
+    photo = io.BytesIO()
+    Image.effect_noise((2500, 2000), 80).save(photo, "PNG")
+    assert len(photo.getvalue()) > 4_000_000
+    client = PageClient(f"{proxied}/captioner/")
+    uploaded = client.upload("noise.png", photo.getvalue())
+    assert uploaded.status_code == 200, uploaded.text
+    answer = client.http.post(f"{API}/queue/join", content=bytes(3_000_000))
+    assert answer.status_code == 413
+    assert client.caption(file_data(uploaded.json()[0]))[0] == "complete"
 
 
 def test_waiting_visitors_see_their_rank_or_that_the_queue_is_full(site, tmp_path):
