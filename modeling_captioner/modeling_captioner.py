@@ -17,7 +17,7 @@ from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_captioner import CaptionerConfig
-from .inference import Linear, fold_batch_norms, linear, step
+from .inference import Linear, can_step, fold_batch_norms, linear, refresh, step
 
 
 class CaptionerEncoder(nn.Module):
@@ -41,7 +41,7 @@ class CaptionerEncoder(nn.Module):
         blocks = [name for name, _ in self.backbone.named_children()]
         self.freeze(blocks if config.encoder_frozen else [])
         self.norm = nn.LayerNorm(self.backbone.num_features)
-        self.projection = nn.Linear(self.backbone.num_features, config.hidden_size)
+        self.projection = Linear(self.backbone.num_features, config.hidden_size)
 
     def forward(self, pixel_values, **kwargs):
         """Encode normalized `pixel_values` (batch, 3, size, size) as projected regions (batch, regions, hidden)."""
@@ -49,6 +49,7 @@ class CaptionerEncoder(nn.Module):
 
     def features(self, pixel_values):
         """The last feature map of the network, flattened row by row: (batch, regions, channels)."""
+        refresh(self)
         # Channels last is a third faster on CPUs, and preferred by tensor cores.
         maps = self.backbone.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
         if maps.ndim == 3:
@@ -196,7 +197,8 @@ class CaptionerDecoder(nn.Module):
         Returns logits (batch, words, vocabulary) and attention weights (batch, heads, words, regions).
         """
         if not cache.states:
-            cache.states["first"] = self._initial_state(regions, captions_per_photo=len(ids) // len(regions))
+            refresh(self)
+            cache.states = self._initial_states(regions, captions_per_photo=len(ids) // len(regions))
         words = self.dropout(self.embedding(self._drop_words(ids)))  # (batch, words, embedding)
         states = self._run(self.first_rnn, "first", words, cache)  # (batch, words, hidden)
         context, weights = self._attend(states, self.dropout(regions))
@@ -206,11 +208,14 @@ class CaptionerDecoder(nn.Module):
         logits = linear(self.narrow(self.dropout(states)), self.embedding.weight, self.output_bias)
         return logits, weights
 
-    def _initial_state(self, regions, captions_per_photo):
-        """Initialize the first RNN from the mean region (Xu et al. 2015, section 3.1.2)."""
-        state = self.first_state(regions.mean(dim=1)).tanh().unflatten(1, (self.config.num_layers, -1))
-        state = state.repeat_interleave(captions_per_photo, dim=0)  # (batch, layers, hidden)
-        return (state,) if self.config.rnn_type == "gru" else (state, torch.zeros_like(state))
+    def _initial_states(self, regions, captions_per_photo):
+        """Initialize the first RNN from the mean region (Xu et al. 2015, section 3.1.2), the rest with zeros."""
+        first = self.first_state(regions.mean(dim=1)).tanh().unflatten(1, (self.config.num_layers, -1))
+        first = first.repeat_interleave(captions_per_photo, dim=0)  # (batch, layers, hidden)
+        second = torch.zeros_like(first[:, :1])
+        if self.config.rnn_type == "gru":
+            return {"first": (first,), "second": (second,)}
+        return {"first": (first, torch.zeros_like(first)), "second": (second, second)}
 
     def _drop_words(self, ids):
         if not self.training or not self.config.word_dropout:
@@ -227,13 +232,12 @@ class CaptionerDecoder(nn.Module):
     @staticmethod
     def _run(rnn, name, inputs, cache):
         """Run an RNN from its cached state. PyTorch expects the layers first, beam search the batch."""
-        state = tuple(tensor.transpose(0, 1).contiguous() for tensor in cache.states.get(name, ()))
-        if cache.words and inputs.shape[1] == 1:  # a generation step
+        state = tuple(tensor.transpose(0, 1).contiguous() for tensor in cache.states[name])
+        if inputs.shape[1] == 1 and can_step(rnn, inputs):
             outputs, state = step(rnn, inputs.squeeze(1), state)
             outputs = outputs.unsqueeze(1)
         else:
-            # PyTorch expects a tensor for a GRU, a pair for an LSTM, None for zeros.
-            outputs, state = rnn(inputs, state if len(state) > 1 else state[0] if state else None)
+            outputs, state = rnn(inputs, state if len(state) > 1 else state[0])  # a pair for an LSTM
             state = state if isinstance(state, tuple) else (state,)
         cache.states[name] = tuple(tensor.transpose(0, 1) for tensor in state)
         return outputs
