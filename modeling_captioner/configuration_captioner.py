@@ -67,6 +67,7 @@ class CaptionerConfig(PreTrainedConfig):
     eos_token_id: int = 3
     decoder_start_token_id: int = 2
     is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
         known = LIBRARY_KEYS | GenerationConfig().to_dict().keys()

@@ -17,7 +17,7 @@ from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_captioner import CaptionerConfig
-from .inference import Linear, can_step, fold_batch_norms, linear, refresh, step
+from .inference import Linear, can_step, fold_batch_norms, refresh, step
 
 
 class CaptionerEncoder(nn.Module):
@@ -183,6 +183,7 @@ class CaptionerDecoder(nn.Module):
         self.attention = ATTENTIONS[config.attention_type](config)
         self.second_rnn = rnn(2 * hidden, hidden, batch_first=True)
         self.narrow = Linear(hidden, config.embedding_size)
+        self.output = Linear(config.embedding_size, config.vocab_size)  # tied to the embedding and to output_bias
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.dropout = nn.Dropout(config.dropout)
 
@@ -205,8 +206,7 @@ class CaptionerDecoder(nn.Module):
         states = self._run(self.second_rnn, "second", torch.cat([states, context], dim=-1), cache)
         cache.words += ids.shape[1]
         # Tied to the embedding (Press & Wolf 2017); this product is much of a generation step, hence the narrow input.
-        logits = linear(self.narrow(self.dropout(states)), self.embedding.weight, self.output_bias)
-        return logits, weights
+        return self.output(self.narrow(self.dropout(states))), weights
 
     def _initial_states(self, regions, captions_per_photo):
         """Initialize the first RNN from the mean region (Xu et al. 2015, section 3.1.2), the rest with zeros."""
@@ -249,6 +249,10 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = CaptionerConfig
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
+    _tied_weights_keys = {
+        "decoder.output.weight": "decoder.embedding.weight",
+        "decoder.output.bias": "decoder.output_bias",
+    }
     _no_split_modules = ["CaptionerEncoder", "CaptionerDecoder"]
 
     def __init__(self, config):
@@ -346,6 +350,15 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self):
         return self.decoder.embedding
 
+    def set_input_embeddings(self, value):
+        self.decoder.embedding = value
+
+    def get_output_embeddings(self):
+        return self.decoder.output
+
+    def set_output_embeddings(self, new_embeddings):
+        self.decoder.output, self.decoder.output_bias = new_embeddings, new_embeddings.bias
+
     @classmethod
     def _supports_default_dynamic_cache(cls):
         """`generate` must not create a key-value cache; `forward` creates an [`RnnCache`]."""
@@ -353,6 +366,9 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module):
         """PyTorch's default initialization, but smaller for the embedding, which is also the output weight."""
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if all(tensor.is_meta or getattr(tensor, "_is_hf_initialized", False) for tensor in tensors):
+            return  # loaded, or left on disk; a batch norm would reset the statistics of an offloaded encoder
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.embedding_size**-0.5)
         elif hasattr(module, "reset_parameters"):

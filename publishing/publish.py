@@ -75,7 +75,7 @@ def write_repository(source, folder, dtype=torch.float16):
     """
     model, processor = load_captioner(str(source), "cpu", "float32")
     onnx_files = find_onnx(source) or []
-    tensors = model.state_dict()
+    tensors = {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
     tensors |= {name: _convert(parameter.data, dtype) for name, parameter in model.named_parameters()}
     save_captioner(model, processor, folder, tensors)
     if Path(folder).resolve() != SHIPPED:

@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -60,6 +61,113 @@ def test_inference_follows_every_change_of_the_weights(inception, within):
     double = same_as_with_gradients(model.double(), photos.double())
     torch.testing.assert_close(double.float(), seen[0], rtol=1e-4, atol=1e-4)
     assert model.state_dict().keys() == before.keys()
+
+
+def mirror(weight):
+    """Permute the values, which keeps their sum."""
+    weight.data.copy_(weight.data.flip(-1))
+
+
+WRITES = {
+    "scale": lambda weight: weight.data.mul_(1.5),
+    "one value": lambda weight: weight.data.view(-1)[7].add_(30),
+    "permute": mirror,
+    "NumPy": lambda weight: np.copyto(weight.detach().numpy(), 2 * weight.detach().numpy()),
+    "another tensor": lambda weight: setattr(weight, "data", weight.data * 1.5),
+}
+WEIGHTS = ("encoder.backbone.Conv2d_2a_3x3.conv.weight", "decoder.second_rnn.weight_ih_l0", "decoder.embedding.weight")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_inference_follows_writes_that_no_version_counts(inception, write, name):
+    """As by PEFT's `merge_and_unload` and averaging snippets."""
+    model, photos = inception
+    generation = {"max_new_tokens": 3, "min_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
+    settings = generation | {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "decoder_start_token_id": 2}
+    before = model.generate(photos, **settings)
+    write(model.get_parameter(name))
+    after = model.generate(photos, **settings)
+    assert not torch.equal(torch.stack(before.logits), torch.stack(after.logits))
+    expected = copy.deepcopy(model).generate(photos, **settings)  # whose weights inference sees for the first time
+    torch.testing.assert_close(torch.stack(after.logits), torch.stack(expected.logits))
+
+
+def test_adapters_on_convolutions_are_not_passed_by(inception):
+    """PEFT replaces a convolution by one that adds an adapter and whose `weight` is the original's."""
+
+    class Adapted(torch.nn.Module):
+        def __init__(self, conv):
+            super().__init__()
+            self.conv, self.weight, self.bias = conv, conv.weight, conv.bias
+
+        def forward(self, inputs):
+            return self.conv(inputs) + 1
+
+    model, photos = inception
+    block = model.encoder.backbone.Conv2d_2a_3x3
+    with torch.no_grad():
+        before = model.encoder(photos)[0]
+        block.conv = Adapted(block.conv)
+        assert not torch.equal(model.encoder(photos)[0], before)
+    same_as_with_gradients(model, photos)
+
+
+class Quantized(torch.Tensor):
+    """A weight as torchao's: a subclass without memory of its own, which dequantizes itself in each function."""
+
+    @staticmethod
+    def __new__(cls, integers, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, integers.shape, dtype=torch.float32)
+
+    def __init__(self, integers, scale):
+        self.integers, self.scale = integers, scale
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.nn.functional.linear:
+            inputs, weight, bias = args
+            return function(inputs, weight.integers * weight.scale, bias)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].integers, args[0].scale)
+        raise NotImplementedError(f"{function} of a quantized weight")
+
+
+def test_weights_of_a_quantizing_subclass(inception):
+    model, photos = inception
+    expected = model.generate(photos, max_new_tokens=4, min_new_tokens=4)
+    for layer in [module for module in model.modules() if isinstance(module, torch.nn.Linear)]:
+        scale = layer.weight.detach().abs().amax() / 127
+        quantized = Quantized((layer.weight.detach() / scale).round().to(torch.int8), scale)
+        layer.weight = torch.nn.Parameter(quantized, requires_grad=False)
+    assert model.generate(photos, max_new_tokens=4, min_new_tokens=4).tolist() == expected.tolist()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
+def test_dynamically_quantized_rnns(tiny_captioner, rnn_type):
+    model, _ = tiny_captioner(rnn_type=rnn_type)
+    photos = torch.rand(2, 3, 64, 64)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.GRU, torch.nn.LSTM}, dtype=torch.qint8)
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 3}
+    assert quantized.generate(photos, **settings).tolist() == model.generate(photos, **settings).tolist()
+
+
+@pytest.mark.parametrize("on_disk", ["encoder", "decoder"])
+def test_weights_on_disk(inception, tmp_path, on_disk):
+    model, photos = inception
+    model.save_pretrained(tmp_path / "model")
+    devices = {"encoder": "cpu", "decoder": "cpu"} | {on_disk: "disk"}
+    offloaded = type(model).from_pretrained(tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offload")
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 3}
+    assert offloaded.generate(photos, **settings).tolist() == model.generate(photos, **settings).tolist()
+    with torch.no_grad():
+        logits, expected = (m(photos, decoder_input_ids=torch.tensor([[2], [2]])).logits for m in (offloaded, model))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_training_mode_moves_the_batch_norms(inception):

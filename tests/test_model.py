@@ -195,6 +195,35 @@ def test_captions_of_one_photo_share_its_regions(tiny_captioner, photos, ids):
         model(photos, labels=labels[:4])
 
 
+def test_new_words_are_learnt_and_kept(tiny_captioner, photos, tmp_path):
+    """After `resize_token_embeddings` the logits of the old words are the same, and output and embedding still tied."""
+    model, processor = tiny_captioner()
+    torch.nn.init.normal_(model.decoder.output_bias)
+    processor.tokenizer.add_tokens(["zebra", "gnu"])
+    begun = {"decoder_input_ids": torch.tensor([[2, 4]] * 3)}
+    with torch.no_grad():
+        before = model(photos, **begun).logits
+    old, new = before.shape[-1], len(processor.tokenizer)
+    model.resize_token_embeddings(new)
+    after = model(photos, **begun).logits.detach()
+    assert (new, model.config.vocab_size, after.shape[-1]) == (old + 2,) * 3
+    torch.testing.assert_close(after[..., :old], before)
+    model(photos, labels=torch.full((3, 2), old)).loss.backward()
+    with torch.no_grad():
+        for weight in (model.decoder.embedding.weight, model.decoder.output_bias):
+            assert weight.grad[old:].any()
+            weight -= weight.grad
+    model.save_pretrained(tmp_path)
+    loaded = CaptionerForConditionalGeneration.from_pretrained(tmp_path)
+    for captioner in (model, loaded):
+        decoder = captioner.decoder
+        assert decoder.output.weight is decoder.embedding.weight is captioner.get_output_embeddings().weight
+        assert decoder.output.bias is decoder.output_bias
+    torch.testing.assert_close(loaded(photos, **begun).logits, model(photos, **begun).logits)
+    model.resize_token_embeddings(old)
+    assert model(photos, **begun).logits.shape[-1] == len(model.decoder.output_bias) == old
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

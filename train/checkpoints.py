@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 
 from captioning import saving
 
@@ -130,18 +130,24 @@ def save(folder, step, modules, optimizer, scheduler, progress, keep=1, best=Non
 
 def _write(part, modules, optimizer, state):
     for name, module in modules.items():
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, part / f"{name}.safetensors")
+        save_file(_untied(module), part / f"{name}.safetensors")
     tensors, numbers = _split(optimizer.state_dict())
     save_file(tensors, part / "optimizer.safetensors")
     (part / "state.json").write_text(json.dumps(state | {"optimizer": numbers}))
     (part / WHOLE).touch()
 
 
+def _untied(module):
+    """The state dict with each tied weight under its first name only: safetensors refuses tensors that share memory."""
+    first = dict(module.named_parameters()).keys() | dict(module.named_buffers()).keys()
+    return {name: value.contiguous() for name, value in module.state_dict().items() if name in first}
+
+
 def load(path, modules, optimizer, scheduler):
     """Bring everything back to where [`save`] found it. Returns `progress`. Raises `ValueError` for damaged files."""
     try:
         for name, module in modules.items():
-            module.load_state_dict(load_file(path / f"{name}.safetensors"))
+            load_model(module, path / f"{name}.safetensors")
         state = json.loads((path / "state.json").read_text())
         optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), state["optimizer"]))
         scheduler.load_state_dict(state["scheduler"])
