@@ -146,7 +146,9 @@ def validation_split(splits, settings):
 
 
 def training_split(splits):
-    return "train" if "train" in splits else next(iter(splits))
+    """The name of the split to train on: "train", one of another name, or in want of it one that is held out."""
+    others = (name for name in splits if name not in HELD_OUT)
+    return next(name for name in ("train", *others, *HELD_OUT) if name in splits)
 
 
 def _without_broken(split, name, settings):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_dataset_builder
+from datasets.packaged_modules.text.text import Text
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from .columns import SUFFIXES
@@ -56,6 +57,8 @@ def load_folder(settings, streaming=False):
 
 def built_splits(builder, settings, streaming):
     """The splits of a builder of `datasets`; those of webdataset shards as [`Shards`] reads them."""
+    if isinstance(builder, Text):
+        builder = _shards_beside(builder)
     if isinstance(builder, WebDataset):
         told, builder = builder.info.splits, Shards.like(builder, settings)
         builder.info.splits = told if streaming else None  # how many rows there are
@@ -63,6 +66,16 @@ def built_splits(builder, settings, streaming):
         return builder.as_streaming_dataset()
     builder.download_and_prepare()
     return builder.as_dataset()
+
+
+def _shards_beside(builder):
+    """The shards in the folders of a text, such as one that counts them, for which `datasets` may take them."""
+    folders = {split: {file.rpartition("/")[0] for file in files} for split, files in builder.config.data_files.items()}
+    shards = {split: [f"{folder}/*.tar" for folder in sorted(some)] for split, some in folders.items()}
+    try:
+        return load_dataset_builder("webdataset", data_files=shards)
+    except FileNotFoundError:
+        return builder
 
 
 def _caption(annotation):

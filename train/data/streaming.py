@@ -30,24 +30,30 @@ class StreamedPhotos(IterableDataset):
     def __init__(self, settings, split):
         self.settings, self.split, self.epoch, self.workers = settings, split, 0, settings.download_workers
         splits = load_splits(settings, streaming=True)
-        parts = {}  # {split: [(own name, stream)]}
-        for name, stream in splits.items():
-            parts.setdefault(KARPATHY.get(name, name), []).append((name, stream))
-        own = validation_split(parts, settings)
-        name = own if own and split == "validation" else training_split(parts)
-        streams = [_with_features(stream) for _, stream in parts[name]]
-        stream = concatenate_datasets(streams) if len(streams) > 1 else streams[0]
+        stream, own = _with_features(next(iter(splits.values()))), None
+        self.by_column = "split" in stream.column_names and len(splits) == 1
+        if self.by_column:
+            parts = list(splits.items())
+            if split == "validation" and settings.eval_split:
+                self.split = KARPATHY.get(settings.eval_split, settings.eval_split)
+        else:
+            grouped = {}  # {split: [(own name, stream)]}
+            for name, one in splits.items():
+                grouped.setdefault(KARPATHY.get(name, name), []).append((name, one))
+            own = validation_split(grouped, settings)
+            parts = grouped[own if own and split == "validation" else training_split(grouped)]
+            streams = [_with_features(one) for _, one in parts]
+            stream = concatenate_datasets(streams) if len(streams) > 1 else streams[0]
         self.image = image_column(stream, settings)
         self.texts, self.ids = caption_columns(stream, settings), id_columns(stream.features)
         if isinstance(stream.features[self.image], Image):
             stream = stream.cast_column(self.image, Image(decode=False))
-        self.by_column = "split" in stream.column_names and len(splits) == 1
         self.by_hash = not self.by_column and not own and settings.validation_fraction > 0
         if self.by_hash and next(iter(stream.filter(self._belongs)), None) is None:
             logger.warning("No photo of the stream falls to the split %r: it uses all of them.", split)
             self.by_hash = False
         photos = settings.max_train_samples if split == "train" else settings.max_eval_samples
-        self.length = photos or self._length(parts[name])
+        self.length = photos or self._length(parts)
         self.stream = stream.filter(self._belongs)
         if photos:
             self.stream = self.stream.take(photos)
@@ -62,8 +68,8 @@ class StreamedPhotos(IterableDataset):
             return KARPATHY.get(row["split"]) == self.split
         if not self.by_hash:  # no photo need be hashed
             return True
-        ids = (row[column] for column in self.ids)
-        key = next((one for one in ids if one is not None), None) or key_of(row[self.image]) or captions
+        ids = [row[column] for column in self.ids if row[column] is not None]
+        key = ids[0] if ids else key_of(row[self.image]) or captions
         hashed = zlib.crc32(f"{self.settings.seed} {key}".encode())
         return (hashed < self.settings.validation_fraction * 2**32) == (self.split == "validation")
 

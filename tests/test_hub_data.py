@@ -1,0 +1,294 @@
+"""Data sets by name, as people have published COCO on the Hub: the same schemas, splits and encodings, on a server of
+the test's own. Streamed or not, each photo gets its captions, and no photo is in two splits."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from conftest import ROOT
+from datasets import Dataset, Features, Image, List, Value
+from hub_server import FakeHub
+from photo_server import PhotoServer
+from PIL import Image as PillowImage
+
+# What "train" and "validation" hold of each set that is asked for: {split: [[number drawn in the photo, captions]]}.
+WORKER = """
+import json, sys
+from train.data import StreamedPhotos, captioned_dataset, photo_of
+from train.settings import Settings
+
+def photos(settings, split):
+    rows = StreamedPhotos(settings, split) if settings.streaming else captioned_dataset(settings, [split])[split]
+    return sorted([photo_of(row).getpixel((0, 0))[0] // 8, row["captions"]] for row in rows)
+
+for line in sys.stdin:
+    settings = Settings(**json.loads(line))
+    try:
+        answer = {split: photos(settings, split) for split in ("train", "validation")}
+    except Exception as error:
+        answer = f"{type(error).__name__}: {error}"
+    print(json.dumps(answer), file=sys.__stdout__, flush=True)
+"""
+KARPATHY = {"train": range(6), "restval": range(6, 9), "val": range(9, 12), "test": range(12, 14)}
+ALL = {"train": KARPATHY["train"], "validation": KARPATHY["val"], "test": KARPATHY["test"]}
+
+
+def picture(number):
+    """A picture whose colour is its number; the format does not change it by as much as another number would."""
+    file = io.BytesIO()
+    PillowImage.new("RGB", (48, 32), (number * 8 + 4, 100, 100)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def captions(number):
+    return [f"caption {k} of photo {number}" for k in range(5)]
+
+
+def name(number):
+    return f"COCO_train2014_{number:012}.jpg"
+
+
+@pytest.fixture(scope="module")
+def web():
+    with PhotoServer({f"train2014/{name(number)}": picture(number) for number in range(14)}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, web):
+    with FakeHub(tmp_path_factory.mktemp("hub")) as hub:
+        for schema in SCHEMAS:
+            folder = tmp_path_factory.mktemp("data")
+            schema(folder, f"{web.address}/train2014/")
+            repository = hub.repository(f"coco/{schema.__name__}", "datasets")
+            repository.create()
+            repository.add(folder)
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def ask(hub, tmp_path_factory):
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path_factory.mktemp("home"))}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        cwd=ROOT,
+        env=os.environ | settings | {"HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def ask(**options):
+        worker.stdin.write(json.dumps(options) + "\n")
+        worker.stdin.flush()
+        return json.loads(worker.stdout.readline())
+
+    yield ask
+    worker.stdin.close()
+    worker.wait(60)
+
+
+def parquet(folder, split, rows, features=None):
+    Dataset.from_list(rows, features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def tar(file, members):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as shard:
+        for member, content in members.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            shard.addfile(info, io.BytesIO(content))
+
+
+def described(number, split):
+    """A row of Karpathy's JSON, as a data set has it."""
+    return {
+        "filepath": "train2014",
+        "sentids": [5 * number + k for k in range(5)],
+        "filename": name(number),
+        "imgid": number,
+        "split": split,
+        "sentences": captions(number),
+        "cocoid": 1000 + number,
+    }
+
+
+def karpathy_addresses(folder, base):
+    """yerevann/coco-karpathy, the recipes' default."""
+    for split, numbers in KARPATHY.items():
+        rows = [described(number, split) | {"url": base + name(number)} for number in numbers]
+        parquet(folder, "validation" if split == "val" else split, rows)
+
+
+def karpathy_in_one_file(folder, base):
+    rows = [described(number, split) for split, numbers in KARPATHY.items() for number in numbers]
+    parquet(folder, "train", [row | {"url": base + name(row["imgid"])} for row in rows])
+
+
+def karpathy_photos(folder, base):
+    """laicsiifes/coco-captions-pt-br: a photo inside and its address beside."""
+    features = Features(
+        {
+            "image": Image(),
+            "url": Value("string"),
+            "caption": List(Value("string")),
+            "split": Value("string"),
+            "cocoid": Value("int64"),
+        }
+    )
+    for split, numbers in KARPATHY.items():
+        rows = [
+            {
+                "image": {"bytes": picture(n), "path": None},
+                "url": base + "missing",
+                "caption": captions(n),
+                "split": split,
+                "cocoid": n,
+            }
+            for n in numbers
+        ]
+        parquet(folder, "validation" if split == "val" else split, rows, features)
+
+
+def row_per_caption(folder, base, splits=ALL):
+    """jxie/coco_captions: the photo in each row anew, and not always encoded to the same bytes."""
+    features = Features(
+        {"image": Image(), "filename": Value("string"), "cocoid": Value("int32"), "caption": Value("string")}
+    )
+    for split, numbers in splits.items():
+        rows = [
+            {
+                "image": {"bytes": picture(n) + bytes([k]), "path": name(n)},
+                "filename": name(n),
+                "cocoid": n,
+                "caption": captions(n)[k],
+            }
+            for k in range(5)
+            for n in numbers
+        ]
+        parquet(folder, split, rows, features)
+
+
+def row_per_caption_without_splits(folder, base):
+    row_per_caption(folder, base, {"train": range(12)})
+
+
+def webdataset_json(folder, base):
+    """undefined443/coco-karpathy-wds."""
+    for split, numbers in ALL.items():
+        for shard in range(2):
+            members = {}
+            for number in numbers[shard::2]:
+                content = {"captions": captions(number), "cocoid": number, "split": split}
+                members |= {f"{number:09}.jpg": picture(number), f"{number:09}.json": json.dumps(content).encode()}
+            tar(folder / ("val" if split == "validation" else split) / f"{shard:05}.tar", members)
+
+
+def webdataset_lines(folder, base):
+    """clip-benchmark/wds_mscoco_captions: a split for tests alone."""
+    members = {}
+    for number in range(14):
+        members |= {f"s{number:07}.jpg": picture(number), f"s{number:07}.txt": "\n".join(captions(number)).encode()}
+    tar(folder / "test" / "0.tar", members)
+    (folder / "test" / "nshards.txt").write_text("1")
+
+
+def answers(folder, base):
+    """lmms-lab/COCO-Caption: no split to train on, and one for tests without captions."""
+    features = Features(
+        {
+            "question_id": Value("string"),
+            "image": Image(),
+            "question": Value("string"),
+            "answer": List(Value("string")),
+            "id": Value("int64"),
+            "file_name": Value("string"),
+            "coco_url": Value("string"),
+        }
+    )
+    for split, numbers in (("val", range(12)), ("test", range(12, 14))):
+        rows = [
+            {
+                "question_id": name(n),
+                "image": {"bytes": picture(n), "path": name(n)},
+                "question": "Please carefully observe the image and come up with a caption for the image.",
+                "answer": captions(n) if split == "val" else [],
+                "id": n,
+                "file_name": name(n),
+                "coco_url": base + "missing",
+            }
+            for n in numbers
+        ]
+        parquet(folder, split, rows, features)
+
+
+def coco_url(folder, base):
+    for split, numbers in ALL.items():
+        parquet(folder, split, [{"coco_url": base + name(n), "captions": captions(n)} for n in numbers])
+
+
+def unknown(folder, base):
+    parquet(folder, "train", [{"picture": picture(n), "title": "a dog"} for n in range(5)])
+
+
+SCHEMAS = [
+    karpathy_addresses,
+    karpathy_in_one_file,
+    karpathy_photos,
+    row_per_caption,
+    row_per_caption_without_splits,
+    webdataset_json,
+    webdataset_lines,
+    answers,
+    coco_url,
+    unknown,
+]
+RESTVAL = (karpathy_addresses, karpathy_in_one_file, karpathy_photos)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("schema", [*RESTVAL, row_per_caption, webdataset_json, coco_url], ids=lambda one: one.__name__)
+def test_cocos_own_splits(ask, schema, streaming):
+    splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming)
+    train = [*KARPATHY["train"], *(KARPATHY["restval"] if schema in RESTVAL else ())]
+    expected = {"train": [[n, captions(n)] for n in train], "validation": [[n, captions(n)] for n in KARPATHY["val"]]}
+    if streaming and schema is row_per_caption:  # each row as it comes
+        expected = {split: [[n, [text]] for n, texts in rows for text in texts] for split, rows in expected.items()}
+    assert splits == expected
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("schema", [karpathy_addresses, karpathy_in_one_file], ids=lambda one: one.__name__)
+def test_another_split_to_validate_on(ask, schema, streaming):
+    splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming, eval_split="test")
+    assert splits["validation"] == [[n, captions(n)] for n in KARPATHY["test"]]
+    assert len(splits["train"]) == 9
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("schema", [webdataset_lines, answers], ids=lambda one: one.__name__)
+def test_a_share_is_kept_of_sets_that_have_no_split_to_train_on(ask, schema, streaming):
+    splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming, validation_fraction=0.3)
+    count = 14 if schema is webdataset_lines else 12
+    assert sorted(splits["train"] + splits["validation"]) == [[n, captions(n)] for n in range(count)]
+    assert 0 < len(splits["validation"]) < len(splits["train"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_photo_with_a_row_for_each_caption_is_in_one_split(ask, streaming):
+    """By `cocoid`: its bytes differ from row to row."""
+    splits = ask(dataset_name="coco/row_per_caption_without_splits", streaming=streaming)
+    assert {number for number, _ in splits["train"] + splits["validation"]} == set(range(12))
+    assert not {number for number, _ in splits["train"]} & {number for number, _ in splits["validation"]}
+
+
+def test_an_unknown_schema_lists_its_columns_and_those_that_are_known(ask):
+    for streaming in (False, True):
+        told = ask(dataset_name="coco/unknown", streaming=streaming)
+        assert told.startswith("ValueError: ")
+        assert "No column of photos is not among the columns picture, title; known for photos are image, jpg" in told
