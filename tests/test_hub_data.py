@@ -9,11 +9,17 @@ import sys
 import tarfile
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, SHIPPED
 from datasets import Dataset, Features, Image, List, Value
 from hub_server import FakeHub
 from photo_server import PhotoServer
 from PIL import Image as PillowImage
+from safetensors.torch import save_file
+
+from modeling_captioner import CaptionerForConditionalGeneration
+from train.cli import resolve
+from train.data import captioned_dataset
 
 # What "train" and "validation" hold of each set that is asked for: {split: [[number drawn in the photo, captions]]}.
 WORKER = """
@@ -64,19 +70,27 @@ def hub(tmp_path_factory, web):
         for schema in SCHEMAS:
             folder = tmp_path_factory.mktemp("data")
             schema(folder, f"{web.address}/train2014/")
-            repository = hub.repository(f"coco/{schema.__name__}", "datasets")
-            repository.create()
-            repository.add(folder)
+            publish(hub, f"coco/{schema.__name__}", folder, "datasets")
         yield hub
+
+
+def publish(hub, name, folder, kind):
+    repository = hub.repository(name, kind)
+    repository.create()
+    repository.add(folder)
+
+
+def environment(hub, home):
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    return os.environ | settings | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
 @pytest.fixture(scope="module")
 def ask(hub, tmp_path_factory):
-    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path_factory.mktemp("home"))}
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER],
         cwd=ROOT,
-        env=os.environ | settings | {"HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"},
+        env=environment(hub, tmp_path_factory.mktemp("home")),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -292,3 +306,69 @@ def test_an_unknown_schema_lists_its_columns_and_those_that_are_known(ask):
         told = ask(dataset_name="coco/unknown", streaming=streaming)
         assert told.startswith("ValueError: ")
         assert "No column of photos is not among the columns picture, title; known for photos are image, jpg" in told
+
+
+# The recipes
+
+
+def test_recipes_name_a_data_set_and_the_command_line_another(tmp_path):
+    for name in ("coco", "practice"):
+        assert all(stage.dataset_name == "yerevann/coco-karpathy" for stage in resolve(["--recipe", name]))
+        for other in ({"data_dir": "photos"}, {"dataset_name": "someone/photos"}):
+            ((option, value),) = other.items()
+            for stage in resolve(["--recipe", name, f"--{option}", value]):
+                named = {one: getattr(stage, one) for one in ("dataset_name", "data_dir") if getattr(stage, one)}
+                assert named == other
+    with pytest.raises(ValueError, match="Both --dataset_name and --data_dir name a data set"):
+        captioned_dataset(resolve(["--dataset_name", "a/b", "--data_dir", str(tmp_path)])[0])
+
+
+def test_practice_fetches_no_photo_that_it_does_not_use(hub, ask, tmp_path):
+    (practice,) = resolve(["--recipe", "practice"])
+    assert practice.max_train_samples + practice.max_eval_samples == 5000
+    with PhotoServer({name(number): picture(number) for number in range(14)}) as web:
+        karpathy_addresses(tmp_path, f"{web.address}/")
+        publish(hub, "coco/practice", tmp_path, "datasets")
+        splits = ask(dataset_name="coco/practice", max_train_samples=4, max_eval_samples=1)
+        assert sum(web.requests.values()) == 5
+    assert (len(splits["train"]), len(splits["validation"])) == (4, 1)
+
+
+def test_the_recipe_coco_is_the_whole_command(hub, web, tmp_path, tmp_path_factory):
+    """Data set and encoder from the Hub, its three stages. Smaller photos and batches are all that is given beside."""
+    karpathy_addresses(tmp_path / "data", f"{web.address}/train2014/")
+    publish(hub, "yerevann/coco-karpathy", tmp_path / "data", "datasets")
+    encoder = CaptionerForConditionalGeneration.from_pretrained(SHIPPED).encoder.backbone.state_dict()
+    (tmp_path / "encoder").mkdir()
+    save_file(encoder, tmp_path / "encoder" / "model.safetensors")
+    publish(hub, "timm/inception_v3.tv_in1k", tmp_path / "encoder", "models")
+    before = web.requests.copy()
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "train/", "--recipe", "coco"]
+    command += ["--max_train_steps", "20", "--output_dir", str(tmp_path / "run")]
+    command += ["--image_size", "80", "--per_device_train_batch_size", "3", "--num_beams", "1", "--max_new_tokens", "8"]
+    command += [
+        "--hidden_size",
+        "64",
+        "--embedding_size",
+        "32",
+        "--dataloader_num_workers",
+        "0",
+        "--eval_steps",
+        "20",
+        "--logging_steps",
+        "1",
+    ]
+    end = subprocess.run(command, cwd=ROOT, env=environment(hub, tmp_path / "home"), capture_output=True, text=True)
+    assert end.returncode == 0, end.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    for stage in ("1-captions", "2-captions", "3-self_critical"):
+        assert [row["step"] for row in rows if row["stage"] == stage and "loss" in row] == list(range(1, 21))
+        assert any("CIDEr-D" in row for row in rows if row["stage"] == stage)
+    model = CaptionerForConditionalGeneration.from_pretrained(tmp_path / "run")
+    frozen, trained = "Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight"
+    weights = model.encoder.backbone.state_dict()
+    torch.testing.assert_close(weights[frozen], encoder[frozen])
+    assert not torch.equal(weights[trained], encoder[trained])
+    fetched = web.requests - before
+    assert sorted(fetched) == [f"train2014/{name(n)}" for n in range(12)], "none of the split test"
+    assert set(fetched.values()) == {1}, "each once, though three stages use them"

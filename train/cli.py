@@ -37,6 +37,7 @@ MODEL_OPTIONS = [
 ]
 TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]  # those that a trained model may change
 PATIENCE = timedelta(hours=12)  # of a process for the others, which may be looking through all photos
+DATA_SET_OPTIONS = ["dataset_name", "dataset_config_name", "data_dir"]
 RUN_OPTIONS = ["model", "output_dir", "mixed_precision", "report_to"]  # one for all stages
 
 
@@ -59,9 +60,13 @@ def resolve(arguments=None):
     """The settings of each stage: defaults, changed by the recipe, its stage, and the command line, in this order."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = HfArgumentParser(Settings, prog="accelerate launch train/", description=__doc__)
-    name = parser.parse_args(arguments).recipe
-    recipe = read_recipe(name) if name else {}
+    command = parser.parse_args(arguments)
+    recipe = read_recipe(command.recipe) if command.recipe else {}
     stages = recipe.pop("stages", None) or [{}]
+    if command.dataset_name or command.data_dir:  # in place of the recipe's data set, not beside it
+        for options in (recipe, *stages):
+            for option in DATA_SET_OPTIONS:
+                options.pop(option, None)
     for option in RUN_OPTIONS:
         if any(option in stage for stage in stages):
             raise ValueError(f"The recipe's option {option!r} is one of the whole run; move it out of the stages.")
