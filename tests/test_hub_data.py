@@ -344,20 +344,10 @@ def test_the_recipe_coco_is_the_whole_command(hub, web, tmp_path, tmp_path_facto
     publish(hub, "timm/inception_v3.tv_in1k", tmp_path / "encoder", "models")
     before = web.requests.copy()
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "train/", "--recipe", "coco"]
-    command += ["--max_train_steps", "20", "--output_dir", str(tmp_path / "run")]
-    command += ["--image_size", "80", "--per_device_train_batch_size", "3", "--num_beams", "1", "--max_new_tokens", "8"]
-    command += [
-        "--hidden_size",
-        "64",
-        "--embedding_size",
-        "32",
-        "--dataloader_num_workers",
-        "0",
-        "--eval_steps",
-        "20",
-        "--logging_steps",
-        "1",
-    ]
+    command += ["--max_train_steps", "20", "--eval_steps", "20", "--logging_steps", "1"]
+    command += ["--image_size", "80", "--hidden_size", "64", "--embedding_size", "32", "--num_beams", "1"]
+    command += ["--per_device_train_batch_size", "3", "--dataloader_num_workers", "0", "--max_new_tokens", "8"]
+    command += ["--output_dir", str(tmp_path / "run")]
     end = subprocess.run(command, cwd=ROOT, env=environment(hub, tmp_path / "home"), capture_output=True, text=True)
     assert end.returncode == 0, end.stderr[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
