@@ -54,7 +54,7 @@ def open_photo(source, *, max_pixels=MAX_PIXELS, side=None):
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{name} has too many pixels; make it smaller.") from error
     except MemoryError as error:
-        raise PhotoError(f"{name} needs more memory than there is; make it smaller.") from error
+        raise PhotoError(f"{name} needs more memory than is available; make it smaller.") from error
     except Exception as error:  # Pillow's decoders raise almost any built-in exception for damaged files
         raise PhotoError(f"{name} is damaged or incomplete; export it again as JPEG or PNG.") from error
 
@@ -62,7 +62,7 @@ def open_photo(source, *, max_pixels=MAX_PIXELS, side=None):
 def _name(source):
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    return str(getattr(source, "filename", None) or getattr(source, "name", None) or "The picture")
+    return str(getattr(source, "filename", None) or getattr(source, "name", None) or "The photo")
 
 
 def _open(source, name):
@@ -83,7 +83,7 @@ def _open(source, name):
     try:
         return Image.open(source, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise PhotoError(f"{name} is not a picture that can be read; save it as JPEG or PNG.") from error
+        raise PhotoError(f"{name} is not a readable image; save it as JPEG or PNG.") from error
 
 
 def _decode(source, name, max_pixels, side):
@@ -110,7 +110,7 @@ def _check_size(image, name, max_pixels):
             f"{name} has {width} x {height} pixels, more than the {pixels / 1e6:g} million allowed; make it smaller."
         )
     if max(width, height) > MAX_SIDE:
-        raise PhotoError(f"{name} has {width} x {height} pixels, more than {MAX_SIDE} a side; make it smaller.")
+        raise PhotoError(f"{name} has {width} x {height} pixels, more than {MAX_SIDE} on a side; make it smaller.")
     file = getattr(image, "fp", None)  # None once the image is decoded
     if file and size and file.seek(0, os.SEEK_END) > size:
         raise PhotoError(f"{name} is larger than {size / 1e6:g} MB; save it as JPEG.")

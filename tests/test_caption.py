@@ -124,7 +124,7 @@ def test_good_photos_are_captioned_beside_bad_ones(photos, learnt_captioner, tmp
     assert lines == [f"{file}\t{photos[file]}" for file in (first, second)]
     assert status == 1
     assert errors == [
-        f"error: {text} is not a picture that can be read; save it as JPEG or PNG.",
+        f"error: {text} is not a readable image; save it as JPEG or PNG.",
         f"error: {empty} is empty; export it again as JPEG or PNG.",
         f"error: {truncated} is damaged or incomplete; export it again as JPEG or PNG.",
         f"error: {missing} does not exist; check the path.",

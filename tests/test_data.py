@@ -152,7 +152,7 @@ def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
     splits = loaded(tmp_path / "set", max_broken_fraction=0.5)
     assert len(splits["train"]) + len(splits["validation"]) == 18
     assert "torn.jpg is damaged" in caplog.text
-    assert "page.jpg is not a picture" in caplog.text
+    assert "page.jpg is not a readable image" in caplog.text
     assert "photos in the split 'train' are skipped" in caplog.text
     with pytest.raises(
         ValueError, match=r"photos in the split .* are broken, more than max_broken_fraction=0.01 allows"

@@ -161,7 +161,7 @@ def test_missing_and_broken_photos_are_skipped_and_counted_together(server, tmp_
     options = {"data_dir": str(folder), "validation_fraction": 0}
     assert len(captioned_dataset(Settings(**options, max_broken_fraction=0.01))["train"]) == 198
     assert f"Skipped: {urls[3]} cannot be fetched (status 404)." in caplog.text
-    assert "7.jpg is not a picture" in caplog.text
+    assert "7.jpg is not a readable image" in caplog.text
     assert "2 of 200 photos in the split 'train' are skipped." in caplog.text
     with pytest.raises(ValueError, match=r"2 of 200 photos in the split 'train' are broken, more than"):
         captioned_dataset(Settings(**options, max_broken_fraction=0.009))

@@ -114,7 +114,7 @@ def test_map_is_visible_on_photos_of_any_shape(open_page, size):
 def test_broken_photo_gets_an_error_message_and_the_next_a_caption(open_page):
     page = open_page()
     upload_photo(page, ("holiday.jpg", b"no picture at all"))
-    assert re.fullmatch(r"holiday\.jpg is not a picture .*\.", page.locator(".message").text_content())
+    assert re.fullmatch(r"holiday\.jpg is not a readable image; .*\.", page.locator(".message").text_content())
     assert page.locator(".word").count() == 0
     page.locator("#photo input[type=file]").first.set_input_files(EXAMPLES / "flower.jpg")
     page.locator(".word").first.wait_for()

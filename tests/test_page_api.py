@@ -116,7 +116,7 @@ def test_broken_photo_does_not_affect_other_requests(client, captions, tmp_path)
     names = [*NAMES, "broken", *reversed(NAMES), *NAMES, "coffee"]
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(request, names))
-    expected = captions | {"broken": "broken.jpg is not a picture that can be read; save it as JPEG or PNG."}
+    expected = captions | {"broken": "broken.jpg is not a readable image; save it as JPEG or PNG."}
     assert answers == [expected[name] for name in names]
 
 
@@ -231,13 +231,13 @@ def test_batch_tab_captions_photos_and_zips(open_page, captions, tmp_path, width
         {
             "file": "holiday.zip/broken.jpg",
             "caption": "",
-            "problem": "broken.jpg is not a picture that can be read; save it as JPEG or PNG.",
+            "problem": "broken.jpg is not a readable image; save it as JPEG or PNG.",
         },
         {"file": "coffee.jpg", "caption": captions["coffee"], "problem": ""},
         {
             "file": "note.png",
             "caption": "",
-            "problem": "note.png is not a picture that can be read; save it as JPEG or PNG.",
+            "problem": "note.png is not a readable image; save it as JPEG or PNG.",
         },
     ]
     page.locator("#csv:not([disabled])").wait_for()

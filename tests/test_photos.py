@@ -170,11 +170,11 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path):
     assert_refused("", " does not exist; check the path.")
     assert_refused(tmp_path, f"{tmp_path} is not a file; give the path of an image.")
     assert_refused(empty, f"{empty} is empty; export it again as JPEG or PNG.")
-    assert_refused(text, f"{text} is not a picture that can be read; save it as JPEG or PNG.")
-    assert_refused(page, f"{page} is not a picture that can be read; save it as JPEG or PNG.")
-    assert_refused(b"", "The picture is not a picture that can be read; save it as JPEG or PNG.")
+    assert_refused(text, f"{text} is not a readable image; save it as JPEG or PNG.")
+    assert_refused(page, f"{page} is not a readable image; save it as JPEG or PNG.")
+    assert_refused(b"", "The photo is not a readable image; save it as JPEG or PNG.")
     with open(text, "rb") as file:
-        assert_refused(file, f"{text} is not a picture that can be read; save it as JPEG or PNG.")
+        assert_refused(file, f"{text} is not a readable image; save it as JPEG or PNG.")
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"])
@@ -185,7 +185,7 @@ def test_truncated_pictures_are_refused(kind, share, tmp_path):
     content = saved(Image.fromarray(noise), kind)
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(
-        PhotoError, match=r"photo is (damaged or incomplete|not a picture that can be read); .* as JPEG or PNG\.$"
+        PhotoError, match=r"photo is (damaged or incomplete|not a readable image); .* as JPEG or PNG\.$"
     ):
         open_photo(path)
 
@@ -210,7 +210,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
     path.write_bytes(bomb(10_000, 5_001))
     message = "has 10000 x 5001 pixels, more than the 50 million allowed; make it smaller."
     assert_refused(path, f"{path} {message}")
-    assert_refused(path.read_bytes(), f"The picture {message}")
+    assert_refused(path.read_bytes(), f"The photo {message}")
     path.write_bytes(bomb(60_000, 60_000))
     assert_refused(path, f"{path} has too many pixels; make it smaller.")
     path.write_bytes(bomb(10_000, 5_000))

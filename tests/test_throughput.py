@@ -182,7 +182,7 @@ def test_processes_share_the_photos(captions, files, learnt_captioner, tmp_path)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == [
-        f"error: {tmp_path / '3a.png'} is not a picture that can be read; save it as JPEG or PNG.",
+        f"error: {tmp_path / '3a.png'} is not a readable image; save it as JPEG or PNG.",
         "error: 1 of 9 photos could not be captioned.",
     ]
 

@@ -41,4 +41,4 @@ def test_any_bytes_end_in_a_picture_or_a_sentence(beginning, rest):
         said = open_photo(beginning + rest).mode
     except PhotoError as error:
         said = str(error)
-    assert said == "RGB" or (said.startswith("The picture ") and said.endswith("."))
+    assert said == "RGB" or (said.startswith("The photo ") and said.endswith("."))
