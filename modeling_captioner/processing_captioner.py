@@ -1,6 +1,12 @@
 """Captioner processor: `CaptionerProcessor`."""
 
+import os
+from urllib.request import urlopen
+
+from PIL import Image
 from transformers import ProcessorMixin
+
+from .photos import PhotoError, open_photo
 
 
 class CaptionerProcessor(ProcessorMixin):
@@ -9,13 +15,22 @@ class CaptionerProcessor(ProcessorMixin):
     `processor(images=photo, text="a man", return_tensors="pt")` returns `pixel_values` (batch, 3, size, size), float32,
     and `decoder_input_ids` (batch, 1 + words), int64: `<start>` and the words that the caption starts with.
     All captions of a batch must start with the same number of words, because an RNN cannot mask out padding.
+
+    `images` is a photo or a list of photos: a path, URL, bytes, binary file object or `PIL.Image.Image`, opened by
+    [`open_photo`], which raises [`PhotoError`]; or an array or tensor of its RGB pixels, (height, width, 3) or
+    (3, height, width), from 0 to 255. Pillow resizes them, so that captioners without PyTorch see the same pixels.
     """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As inherited, but the image processor resizes with Pillow unless `backend` says otherwise."""
+        return super().from_pretrained(pretrained_model_name_or_path, **{"backend": "pil"} | kwargs)
 
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
 
     def __call__(self, images=None, text=None, **kwargs):
-        inputs = super().__call__(images=images, text=text, **kwargs)
+        inputs = super().__call__(images=_open_photos(images), text=text, **kwargs)
         if "input_ids" in inputs:
             inputs["decoder_input_ids"] = inputs.pop("input_ids")
             if any(0 in mask for mask in inputs.pop("attention_mask", [])):
@@ -25,6 +40,24 @@ class CaptionerProcessor(ProcessorMixin):
     @property
     def model_input_names(self):
         return [*self.image_processor.model_input_names, "decoder_input_ids"]
+
+
+def _open_photos(images):
+    """`images` with each photo opened, and arrays of pixels as they are."""
+    if isinstance(images, list | tuple):
+        return [_open_photos(image) for image in images]
+    if isinstance(images, str) and images.startswith(("http://", "https://", "data:")):
+        images = _download(images)
+    is_photo = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or hasattr(images, "read")
+    return open_photo(images) if is_photo else images
+
+
+def _download(url):
+    try:
+        with urlopen(url, timeout=60) as response:
+            return response.read()
+    except (OSError, ValueError) as error:
+        raise PhotoError(f"{url[:100]} could not be downloaded ({error}); check the address.") from error
 
 
 CaptionerProcessor.register_for_auto_class()

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from transformers import ViTImageProcessor
+from transformers import ViTImageProcessorPil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -64,7 +64,7 @@ def build_tiny(**options):
     tokenizer = make_tokenizer([caption for _, caption in all_drawn_photos()], min_count=1)
     options = TINY_ENCODER | {"hidden_size": 32, "embedding_size": 16, "vocab_size": len(tokenizer)} | options
     size = {"height": options["image_size"], "width": options["image_size"]}
-    images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
+    images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     model = CaptionerForConditionalGeneration(CaptionerConfig(**options)).eval()
     return model, CaptionerProcessor(images, tokenizer)
 

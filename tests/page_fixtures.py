@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import COLOURS, ROOT, SHAPES, SHIPPED, TINY_ENCODER, drawn_photo
 from PIL import Image
-from transformers import ViTImageProcessor
+from transformers import ViTImageProcessorPil
 
 from modeling_captioner import (
     CaptionerConfig,
@@ -62,7 +62,7 @@ def save_captioner(folder):
     )
     model.save_pretrained(folder)
     size = {"height": options["image_size"], "width": options["image_size"]}
-    images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
+    images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     CaptionerProcessor(images, tokenizer).save_pretrained(folder)
 
 

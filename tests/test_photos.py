@@ -1,5 +1,6 @@
 """Every kind of picture that people have, through `open_photo`."""
 
+import base64
 import io
 import os
 import struct
@@ -8,8 +9,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoProcessor
 
-from modeling_captioner import PhotoError, open_photo
+from modeling_captioner import CaptionerProcessor, PhotoError, open_photo
 
 RED, GREEN, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3, (128,) * 3
 SQUARE = 16  # pixels: what JPEG stores together
@@ -219,3 +221,57 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
     assert_upright(open_photo(path, max_pixels=48 * 32))
     with pytest.raises(PhotoError, match="48 x 32 pixels"):
         open_photo(path, max_pixels=48 * 32 - 1)
+
+
+def phones_picture():
+    """A photo as a phone stores it, on its side, whose upright pixels are `UPRIGHT`."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(squares(STORED[6]), "PNG", exif=exif)
+
+
+def deep_picture():
+    values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    return saved(Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.uint16))), "PNG")
+
+
+def transparent_picture():
+    picture = squares(UPRIGHT).convert("RGBA")
+    picture.paste((0, 0, 0, 0), (0, 0, SQUARE, SQUARE))
+    return saved(picture, "PNG")
+
+
+@pytest.mark.parametrize("picture", [phones_picture, deep_picture, transparent_picture])
+def test_the_processor_sees_what_open_photo_gives(tiny_captioner, tmp_path, picture):
+    """However a photo is passed, and to the last bit what Pillow resizes it to."""
+    _, processor = tiny_captioner()
+    content, path = picture(), tmp_path / "photo.png"
+    path.write_bytes(content)
+    small = np.asarray(open_photo(content).resize((64, 64), Image.Resampling.BILINEAR))
+    expected = ((small / 255 - 0.5) / 0.5).transpose(2, 0, 1)
+    url = "data:image/png;base64," + base64.b64encode(content).decode()
+    with open(path, "rb") as file:
+        for source in (str(path), path, url, content, io.BytesIO(content), file, Image.open(path), [path], (path,)):
+            pixel_values = processor(images=source, return_tensors="np").pixel_values
+            np.testing.assert_allclose(pixel_values, expected[None], atol=1e-6)
+    several = processor(images=[path, Image.open(path), open_photo(path), np.asarray(open_photo(path))])
+    assert len(several["pixel_values"]) == 4
+    for pixel_values in several["pixel_values"]:
+        np.testing.assert_allclose(pixel_values, expected, atol=1e-6)
+
+
+def test_a_loaded_processor_resizes_with_pillow(learnt_captioner):
+    """Also if the Auto class loads it; by default transformers uses torchvision, where some values differ by 1."""
+    photo = Image.effect_noise((640, 480), 80).convert("RGB")
+    expected = np.asarray(photo.resize((64, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    for kind in (CaptionerProcessor, AutoProcessor):
+        pixel_values = kind.from_pretrained(learnt_captioner)(images=photo, return_tensors="np").pixel_values[0]
+        np.testing.assert_array_equal(np.round((pixel_values + 1) * 127.5), expected)
+
+
+def test_the_processor_names_a_photo_that_cannot_be_opened(tiny_captioner, tmp_path):
+    _, processor = tiny_captioner()
+    with pytest.raises(PhotoError, match=r"missing\.jpg does not exist; check the path"):
+        processor(images=str(tmp_path / "missing.jpg"))
+    with pytest.raises(PhotoError, match=r"http://127\.0\.0\.1:9/photo\.jpg could not be downloaded"):
+        processor(images="http://127.0.0.1:9/photo.jpg")

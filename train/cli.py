@@ -13,7 +13,7 @@ import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessor
+from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessorPil
 
 from captioning import loading
 from captioning.errors import print_error
@@ -244,7 +244,7 @@ def new_captioner(settings):
     """A captioner with fresh weights, and its processor with the vocabulary of what it is to learn from."""
     tokenizer = make_tokenizer(vocabulary_texts(settings), settings.min_word_count)
     size = {"height": settings.image_size, "width": settings.image_size}
-    images = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
+    images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     config = CaptionerConfig(
         vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS}
     )
