@@ -22,7 +22,7 @@ from publishing.hub import HubError, open_repository
 from publishing.publish import publish
 
 from . import checkpoints
-from .data import StreamedPhotos, captioned_dataset, label_frames, labelled_dataset, make_tokenizer, read_captions
+from .data import StreamedPhotos, bare_name, captioned_dataset, labelled_dataset, make_tokenizer, read_captions
 from .encoders import load_encoder_weights
 from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
@@ -237,7 +237,7 @@ def vocabulary_texts(settings):
         yield from (text for text in read_captions(settings.captions_file) if text not in seen)
     if settings.labelled_photos:
         labels = set(labelled_dataset(settings.labelled_photos)["label"])
-        yield from (frame for label in sorted(labels) for frame in label_frames(label) * settings.min_word_count)
+        yield from [bare_name(label) for label in sorted(labels)] * settings.min_word_count
 
 
 def new_captioner(settings):

@@ -56,9 +56,10 @@ class CaptionedPhotos(TorchDataset):
 
 
 class LabelledPhotos(TorchDataset):
-    """Captioned photos, and a share of labelled ones that is drawn for each epoch, every name as often as any other.
+    """Captioned photos, and a share of labelled ones that is drawn for each epoch.
 
-    A labelled photo's captions are sentences that name its label, drawn in each epoch as well.
+    A label's name is drawn in proportion to the square root of the number of its sentences: what people often write
+    about more often than a rare species, whatever the number of photos. The sentences are drawn in each epoch as well.
 
     Args:
         captioned, labelled: [`CaptionedPhotos`]; the captions of `labelled` are all sentences of the label.
@@ -70,16 +71,20 @@ class LabelledPhotos(TorchDataset):
         self.captioned, self.labelled, self.count, self.seed = captioned, labelled, count, seed
         self.drawn = round(len(captioned) * share / (1 - share))
         self.captions = captioned.captions
-        self.rows_of = {}  # {name: rows}
+        self.rows_of, sentences = {}, {}  # {name: rows}, {name: number}
         for row, label in enumerate(labelled.labels):
-            self.rows_of.setdefault(names_of_label(label)[0], []).append(row)
+            name = names_of_label(label)[0]
+            self.rows_of.setdefault(name, []).append(row)
+            sentences[name] = len(labelled.captions[row])
+        self.weights = [sentences[name] ** 0.5 for name in self.rows_of]
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
         self.captioned.set_epoch(epoch)
         self.labelled.set_epoch(epoch)
-        chance, names = random.Random(f"{self.seed} {epoch}"), sorted(self.rows_of)
-        self.rows = [chance.choice(self.rows_of[chance.choice(names)]) for _ in range(self.drawn)]
+        chance = random.Random(f"{self.seed} {epoch}")
+        rows = chance.choices(list(self.rows_of.values()), self.weights, k=self.drawn)
+        self.rows = [chance.choice(some) for some in rows]
 
     def __len__(self):
         return len(self.captioned) + self.drawn

@@ -15,7 +15,7 @@ WORD = re.compile(r"\w+(?:['-]\w+)*")
 WNID = re.compile(r"^n\d{8}[_ ]?")
 NAME_PLACE = 4  # words of a sentence among which the name must begin, so that the sentence is about it
 SENTENCES = 40  # of each label, the shortest
-FRAMES = ("{}", "a photo of {}", "a close up of {}", "{} in a picture", "a picture of {}")
+FEW_SENTENCES = 5  # fewer are often about a homonym
 TABLE = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
 
 
@@ -101,7 +101,7 @@ def _forms(name):
 
 
 class LabelSentences:
-    """Sentences that name a label: those of a text that begin with the name, or the bare name in a frame."""
+    """Sentences that name a label: those of a text that begin with the name, or the bare name."""
 
     def __init__(self, captions):
         self.beginning = {}  # {word: sentences in whose beginning it stands}
@@ -110,10 +110,9 @@ class LabelSentences:
                 self.beginning.setdefault(word, []).append(caption)
 
     def __call__(self, label):
-        """Up to `SENTENCES` sentences for a label that names something, and at least `len(FRAMES)`."""
+        """Up to `SENTENCES` sentences for a label that names something."""
         found = next(filter(None, map(self._about, _own_names(label))), [])
-        # So few are often about a homonym.
-        return found[:SENTENCES] if len(found) >= len(FRAMES) else label_frames(label)
+        return found[:SENTENCES] if len(found) >= FEW_SENTENCES else [bare_name(label)]
 
     def _about(self, name):
         """The sentences that begin with a name, the shortest first."""
@@ -122,11 +121,10 @@ class LabelSentences:
         return sorted(found, key=lambda text: (len(text), text))
 
 
-def label_frames(label):
-    """The bare name of a label, in `FRAMES`."""
+def bare_name(label):
+    """A label's name with its article, such as "an anchor"."""
     name = _own_names(label)[0]
-    article = "an" if name[0] in "aeiou" else "a"
-    return [frame.format(f"{article} {name}") for frame in FRAMES]
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _begins(sentence, name):

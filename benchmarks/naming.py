@@ -1,0 +1,44 @@
+"""How often a caption names what the photo's label says, on labelled photos that were held out from training.
+
+    python benchmarks/naming.py ../shared/data/photos-unlabelled --model OLD --model NEW
+
+The photos are those that the trainer holds out with the same `--labelled_photos` and `--seed`. A caption names a label
+if it contains the label's noun or an accepted synonym (train/data/labels.yaml), in the singular or the plural.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from captioning.loading import SHIPPED, load_captioner
+from captioning.pipeline import caption_photos
+from train.data import held_out_split, labelled_dataset, names_it, names_of_label, photo_of
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("labelled_photos", nargs="+")
+    parser.add_argument("--model", action="append", help="May be given several times. Default: the shipped captioner.")
+    parser.add_argument("--seed", type=int, default=42, help="The training's seed, which decides on the photos.")
+    parser.add_argument("--batch_size", type=int, default=16)
+    options = parser.parse_args()
+    photos = held_out_split(labelled_dataset(options.labelled_photos), options.seed)["validation"]
+    names = [names_of_label(label) for label in photos["label"]]
+    print(f"{len(photos)} photos, {len(set(photos['label']))} labels")
+    for source in options.model or [str(SHIPPED)]:
+        model, processor = load_captioner(source, None, "float32")
+        rows = ((row, row) for row in range(len(photos)))
+        failed = []
+        batches = caption_photos(
+            model, processor, rows, lambda row: photo_of(photos[row]), {}, options.batch_size, failed
+        )
+        named = {row: names_it(caption, names[row]) for batch in batches for row, caption, _ in batch}
+        labels = Counter(names[row][0] for row, is_named in named.items() if is_named)
+        print(f"{source}: names {sum(named.values()) / len(named):.1%} of the photos, {len(labels)} different things")
+
+
+if __name__ == "__main__":
+    main()
