@@ -144,7 +144,7 @@ def test_a_worker_that_dies_is_told(running, tmp_path):
 # called, how often it has been called by then in the step).
 PLACES = {
     "loss": (Captions, "loss", 0),
-    "curves": (History, "_draw", 0),
+    "curves": (History, "_plot_curves", 0),
     "checkpoint, half written": (checkpoints, "save_file", 1),
     "checkpoint, just renamed": (checkpoints, "step_of", 0),
     "old checkpoint, half deleted": (os, "unlink", 3),
@@ -171,7 +171,7 @@ def test_wherever_a_reader_dies_the_run_goes_on(undisturbed, tmp_path, refused, 
     original, trainer, calls = getattr(holder, name), psutil.Process(), []
 
     def killing(*given, **named):
-        if psutil.Process() == trainer and (folder / "step-2" / checkpoints.WHOLE).exists() and readers_of(trainer):
+        if psutil.Process() == trainer and (folder / "step-2" / checkpoints.COMPLETE).exists() and readers_of(trainer):
             calls.append(given)
             if len(calls) == spared + 1:
                 kill_readers(trainer)
@@ -183,7 +183,7 @@ def test_wherever_a_reader_dies_the_run_goes_on(undisturbed, tmp_path, refused, 
         patch.setattr(holder, name, killing)
         assert "A dataloader worker died" in refused(*options)
     assert checkpoints.step_of(checkpoints.latest(folder)) in (2, 3)
-    for mark in folder.glob(f"step-*/{checkpoints.WHOLE}"):
+    for mark in folder.glob(f"step-*/{checkpoints.COMPLETE}"):
         files = {file.name for file in mark.parent.iterdir()}
         assert files == {"model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json", "complete"}
     assert_still_whole(tmp_path)
@@ -229,7 +229,7 @@ def test_a_full_disk_is_named_with_what_could_not_be_written(tiny_captioner, dra
     ):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
         try:
-            with pytest.raises(OSError, match=rf"{name} could not be written \(.*Make room"):
+            with pytest.raises(OSError, match=rf"{name} could not be written \(.*Free disk space"):
                 write()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

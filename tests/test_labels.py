@@ -10,7 +10,7 @@ from test_training import arguments
 
 from train.cli import main, resolve, run
 from train.data import CaptionedPhotos, LabelledPhotos, LabelSentences, held_out_split, labelled_dataset
-from train.data.labels import bare_name, names_it, names_of_label
+from train.data.labels import bare_name, label_names, mentions
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from train.data.labels import bare_name, names_it, names_of_label
     ],
 )
 def test_a_label_has_names(label, names):
-    assert names_of_label(label) == names
+    assert label_names(label) == names
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_label_has_names(label, names):
     ],
 )
 def test_a_caption_names_a_label_in_whole_words(caption, names, named):
-    assert names_it(caption, names) is named
+    assert mentions(caption, names) is named
 
 
 def test_sentences_begin_with_the_name_or_are_frames():

@@ -9,7 +9,7 @@ from conftest import SHARED
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from train.metrics import CiderReward, caption_metrics, words_of
+from train.metrics import CiderReward, caption_metrics, tokenize
 
 PEOPLE = [
     ["A man rides a brown horse .", "someone on a horse in a field", "The man's horse runs"],
@@ -32,7 +32,7 @@ MODEL = ["a man rides a horse", "two dogs run in the snow", "a girl stands on a 
     ],
 )
 def test_words_are_those_of_the_treebank(caption, words):
-    assert words_of(caption) == words
+    assert tokenize(caption) == words
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="PTBTokenizer needs Java")
@@ -40,7 +40,7 @@ def test_words_are_those_of_the_treebank(caption, words):
 def test_words_equal_those_of_coco_evaluation():
     captions = (SHARED / "data" / "captions.txt").read_text().splitlines()[::20]
     theirs = PTBTokenizer().tokenize({number: [{"caption": text}] for number, text in enumerate(captions)})
-    equal = [theirs[number][0] == words_of(text) for number, text in enumerate(captions)]
+    equal = [theirs[number][0] == tokenize(text) for number, text in enumerate(captions)]
     assert len(equal) > 2000
     assert np.mean(equal) > 0.998
 
@@ -61,7 +61,7 @@ def test_a_perfect_caption_has_perfect_scores():
 
 
 def test_the_reward_is_cider_d_with_the_end_as_a_word():
-    ended = {photo: [f"{words_of(text)} <end>" for text in texts] for photo, texts in enumerate(PEOPLE)}
+    ended = {photo: [f"{tokenize(text)} <end>" for text in texts] for photo, texts in enumerate(PEOPLE)}
     _, expected = Cider().compute_score(ended, {photo: [f"{text} <end>"] for photo, text in enumerate(MODEL)})
     np.testing.assert_allclose(CiderReward(PEOPLE)(MODEL, PEOPLE), expected, rtol=1e-9)
 

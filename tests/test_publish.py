@@ -181,7 +181,7 @@ def test_card_tells_of_its_own_training(hub, command, tmp_path, drawn_photos, dr
     hub.fail("POST", "/commit/", 403)
     status, _, errors = command(*arguments(**options), "--push_to_hub")
     assert status == 1
-    assert errors.strip().endswith(f"To publish what is in {output} later: --push_only --model {output}.")
+    assert errors.strip().endswith(f"To publish {output} later, use --push_only --model {output}.")
     assert command("--push_only", "--model", output, "--hub_model_id", "tester/told")[0] == 0
     rows = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
     best = max((row for row in rows if "score" in row), key=lambda row: row["score"])

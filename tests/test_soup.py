@@ -29,7 +29,7 @@ def test_a_uniform_soup_is_the_mean_of_the_kept_checkpoints(drawn_set, tmp_path)
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, learning_rate=0.01, **options)))
     scores = [row["score"] for row in rows_of(tmp_path) if "score" in row]
     assert len(scores) == 4 + 1  # eight steps of two each, and the soup
-    files = checkpoints.ingredients(tmp_path / "checkpoints" / "1-captions")
+    files = checkpoints.weights_by_score(tmp_path / "checkpoints" / "1-captions")
     assert len(files) == 3
     if scores[-1] > max(scores[:-1]):
         kept, bias = load_file(tmp_path / "model.safetensors"), "decoder.output_bias"

@@ -66,12 +66,12 @@ def test_last_skips_what_is_not_whole_and_begins_where_nothing_is(drawn_set, tmp
     run(resolve(arguments(**options)))
     rows = history(tmp_path)
     place = tmp_path / "checkpoints" / "1-captions"
-    (place / "step-4" / checkpoints.WHOLE).unlink()
-    (place / "step-3" / checkpoints.WHOLE).unlink()
+    (place / "step-4" / checkpoints.COMPLETE).unlink()
+    (place / "step-3" / checkpoints.COMPLETE).unlink()
     assert checkpoints.latest(place).name == "step-2"
     run(resolve(arguments(**options)))
     assert history(tmp_path) == rows
-    for file in place.glob(f"*/{checkpoints.WHOLE}"):
+    for file in place.glob(f"*/{checkpoints.COMPLETE}"):
         file.unlink()
     run(resolve(arguments(**options)))
     assert history(tmp_path) == rows

@@ -106,16 +106,16 @@ def test_self_critical_raises_the_reward(drawn_set, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"recipe": "shiped"}, "recipe='shiped' does not exist; there are"),
+        ({"recipe": "shiped"}, "recipe='shiped' does not exist; choose one of"),
         ({"data_dir": "/nowhere"}, "data_dir='/nowhere' is not a folder"),
         ({"optim": "adamx"}, "optim='adamx' is unknown; choose one of sgd"),
         ({"encoder_trainable_from": "Mixed_9"}, "encoder_trainable_from='Mixed_9' is not a block"),
         ({"encoder_name": "inception_v33"}, "not an architecture of timm"),
         ({"attention_type": "dott"}, "attention_type"),
-        ({"min_word_count": 99}, "No word is seen 99 times"),
+        ({"min_word_count": 99}, "No word occurs 99 times"),
         (
             {"resume_from_checkpoint": "/nowhere/step-3"},
-            "resume_from_checkpoint='/nowhere/step-3' is no whole checkpoint",
+            "resume_from_checkpoint='/nowhere/step-3' is not a complete checkpoint",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_used_directory_is_refused_resumed_or_overwritten(drawn_set, tmp_path)
     places = sorted(place.name for place in (tmp_path / "checkpoints" / "1-captions").iterdir())
     assert places == ["step-3", "step-4"]
     with pytest.raises(
-        ValueError, match="holds an earlier run; go on with --resume_from_checkpoint last, or begin anew"
+        ValueError, match="contains an earlier run; continue it with --resume_from_checkpoint last, or start over"
     ):
         run(resolve(options))
     run(resolve(begins), begins)  # done already
@@ -172,9 +172,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(drawn_set, tmp_path):
     [
         ("learning_rat: 0.1", "'learning_rat' is unknown; did you mean 'learning_rate'"),
         ("stages: [{stage: captions, seeed: 1}]", "'seeed' is unknown; did you mean 'seed'"),
-        ("stages: [{mixed_precision: bf16}]", "'mixed_precision' is one of the whole run; move it out of the stages"),
-        ("learning_rate: [", "is not YAML"),
-        ("", "holds no options"),
+        ("stages: [{mixed_precision: bf16}]", "'mixed_precision' applies to the whole run; move it out of the stages"),
+        ("learning_rate: [", "is not valid YAML"),
+        ("", "contains no options"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path, content, named):

@@ -1,5 +1,7 @@
-"""Checkpoints: a folder of safetensors and JSON, written beside its place and renamed into it, so that it is whole or
-absent. No pickle is written or read."""
+"""Checkpoints: folders of safetensors and JSON files, without pickle.
+
+A checkpoint is written to a temporary folder and then renamed, so it is always complete or absent.
+"""
 
 import functools
 import json
@@ -13,70 +15,71 @@ from safetensors.torch import load_file, load_model, save_file
 
 from captioning import saving
 
-WHOLE = "complete"  # the file that is written last
-MODEL, BEST = "model.safetensors", "best.safetensors"  # a captioner's weights in its folder, and in a checkpoint
+COMPLETE = "complete"  # marker file that is written last
+MODEL, BEST = "model.safetensors", "best.safetensors"  # the best captioner in the output folder, and in a checkpoint
 
-REMEDY = "the last checkpoint is whole. Make room, then go on with --resume_from_checkpoint last."
+REMEDY = "the last checkpoint is intact. Free disk space, then continue with --resume_from_checkpoint last."
 writing = functools.partial(saving.writing, remedy=REMEDY)
 save_captioner = functools.partial(saving.save_captioner, remedy=REMEDY)
 
 
 def latest(folder):
-    """The newest whole checkpoint in `folder`, or None."""
-    return max((file.parent for file in Path(folder).glob(f"step-*/{WHOLE}")), key=step_of, default=None)
+    """The latest complete checkpoint in `folder`, or None."""
+    return max((file.parent for file in Path(folder).glob(f"step-*/{COMPLETE}")), key=step_of, default=None)
 
 
-def step_of(place):
-    return int(place.name.removeprefix("step-"))
+def step_of(checkpoint):
+    return int(checkpoint.name.removeprefix("step-"))
 
 
-def find(folder, names, wanted):
-    """The checkpoint to resume from: a path, or the newest of the last stage in `folder` that has one, for "last".
+def find(folder, names, path):
+    """The checkpoint to resume from.
 
     Args:
-        folder: holds a folder for each stage.
-        names: the stages' names, in order.
+        folder: contains a folder for each stage.
+        names: names of the stages, in order.
+        path: path of a checkpoint, or "last" for the latest one of the last stage that has any.
 
-    Returns a path, or None where there is no whole checkpoint. Raises `ValueError` for a path that is not one.
+    Returns a path, or None if there is no complete checkpoint. Raises `ValueError` if `path` is not a checkpoint.
     """
-    if wanted == "last":
+    if path == "last":
         return next(filter(None, (latest(folder / name) for name in reversed(names))), None)
-    place = Path(wanted)
-    if not (place / WHOLE).is_file() or place.parent.name not in names:
+    checkpoint = Path(path)
+    if not (checkpoint / COMPLETE).is_file() or checkpoint.parent.name not in names:
         raise ValueError(
-            f"resume_from_checkpoint={wanted!r} is no whole checkpoint of a stage of this run;"
-            " say 'last', or give a path such as OUTPUT_DIR/checkpoints/1-captions/step-500."
+            f"resume_from_checkpoint={path!r} is not a complete checkpoint of a stage of this run;"
+            " use 'last', or give a path such as OUTPUT_DIR/checkpoints/1-captions/step-500."
         )
-    return place
+    return checkpoint
 
 
-def go_back(place, output_dir):
-    """Bring a run's folder to where it was at the checkpoint `place`: its captioner, and no later checkpoint."""
-    if (place / BEST).exists():
-        _link(place / BEST, output_dir / "part.safetensors")
+def restore(checkpoint, output_dir):
+    """Restore the output folder to its state at `checkpoint`: the best captioner so far, and no later checkpoints."""
+    if (checkpoint / BEST).exists():
+        _link(checkpoint / BEST, output_dir / "part.safetensors")
         os.replace(output_dir / "part.safetensors", output_dir / MODEL)
-    number = int(place.parent.name.partition("-")[0])
-    for stage in place.parent.parent.iterdir():
+    number = int(checkpoint.parent.name.partition("-")[0])
+    for stage in checkpoint.parent.parent.iterdir():
         if int(stage.name.partition("-")[0]) > number:
             remove(stage)
-    for later in place.parent.glob("step-*"):
-        if step_of(later) > step_of(place):
-            remove(later)
+    for other in checkpoint.parent.glob("step-*"):
+        if step_of(other) > step_of(checkpoint):
+            remove(other)
 
 
-def ingredients(folder):
-    """The weights' files of the whole checkpoints in `folder`, the best validated first."""
+def weights_by_score(folder):
+    """The weight files of the complete checkpoints in `folder`, sorted by validation score, best first."""
     scores = {}
-    for mark in folder.glob(f"step-*/{WHOLE}"):
-        score = json.loads((mark.parent / "state.json").read_text())["progress"].get("score")
+    for marker in folder.glob(f"step-*/{COMPLETE}"):
+        score = json.loads((marker.parent / "state.json").read_text())["progress"].get("score")
         if score is not None:
-            average = mark.with_name("average.safetensors")
-            scores[average if average.exists() else mark.with_name(MODEL)] = score
+            average = marker.with_name("average.safetensors")
+            scores[average if average.exists() else marker.with_name(MODEL)] = score
     return sorted(scores, key=scores.get, reverse=True)
 
 
 def load_average(model, files):
-    """Give a model the mean of the weights in some files; what is no floating-point number comes from the first."""
+    """Load the mean of the weights in `files` into a model; integer tensors are taken from the first file."""
     states = [load_file(file) for file in files]
     mean = {
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
@@ -86,14 +89,17 @@ def load_average(model, files):
 
 
 def remove(folder):
-    """Delete a checkpoint, or a folder of some. Marks go first: what is half deleted must not count as whole."""
-    for mark in list(folder.rglob(WHOLE)):
-        mark.unlink()
+    """Delete a checkpoint, or a folder of checkpoints.
+
+    Marker files are deleted first, so that a partly deleted checkpoint does not count as complete.
+    """
+    for marker in list(folder.rglob(COMPLETE)):
+        marker.unlink()
     shutil.rmtree(folder)
 
 
 def _link(source, target):
-    """A file is never written to again, so that a second name does for a copy, where the disk has such."""
+    """Hard-link a file, or copy it if the file system does not support that. Files are never modified in place."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -102,29 +108,29 @@ def _link(source, target):
 
 
 def save(folder, step, modules, optimizer, scheduler, progress, keep=1, best=None):
-    """Write `folder`/step-N and remove older ones.
+    """Save a checkpoint in `folder`/step-N and remove older ones.
 
     Args:
-        best: the weights of the best captioner so far, a file, which is kept as well.
-        modules: {name: module}, whose state dicts are kept.
-        optimizer, scheduler: PyTorch's.
-        progress: whatever else JSON can hold.
-        keep: how many checkpoints stay.
+        modules: {name: module} whose state dicts are saved.
+        optimizer, scheduler: PyTorch optimizer and learning-rate scheduler.
+        progress: further state, serialisable as JSON.
+        keep: number of checkpoints to keep.
+        best: weight file of the best captioner so far, which the checkpoint includes.
 
-    Raises `OSError` where it cannot be written; the checkpoint before is whole then.
+    Raises `OSError` if it cannot be written; the previous checkpoint is then still intact.
     """
     folder = Path(folder)
-    part, place = folder / f"part-{step}", folder / f"step-{step}"
-    with writing(place, part):
+    part, checkpoint = folder / f"part-{step}", folder / f"step-{step}"
+    with writing(checkpoint, part):
         part.mkdir(parents=True)
         if best and best.exists():
             _link(best, part / BEST)
         _write(part, modules, optimizer, {"scheduler": scheduler.state_dict(), "progress": progress})
-    if place.exists():  # of a run that was stopped while it deleted it
-        remove(place)
-    os.replace(part, place)
-    whole = sorted((file.parent for file in folder.glob(f"step-*/{WHOLE}")), key=step_of)
-    for old in {*folder.glob("part-*"), *folder.glob("step-*")} - set(whole[-keep:]):
+    if checkpoint.exists():  # left by a run that was stopped while deleting it
+        remove(checkpoint)
+    os.replace(part, checkpoint)
+    complete = sorted((file.parent for file in folder.glob(f"step-*/{COMPLETE}")), key=step_of)
+    for old in {*folder.glob("part-*"), *folder.glob("step-*")} - set(complete[-keep:]):
         remove(old)
 
 
@@ -134,7 +140,7 @@ def _write(part, modules, optimizer, state):
     tensors, numbers = _split(optimizer.state_dict())
     save_file(tensors, part / "optimizer.safetensors")
     (part / "state.json").write_text(json.dumps(state | {"optimizer": numbers}))
-    (part / WHOLE).touch()
+    (part / COMPLETE).touch()
 
 
 def _untied(module):
@@ -144,7 +150,7 @@ def _untied(module):
 
 
 def load(path, modules, optimizer, scheduler):
-    """Bring everything back to where [`save`] found it. Returns `progress`. Raises `ValueError` for damaged files."""
+    """Load the state that [`save`] saved. Returns `progress`. Raises `ValueError` if files are corrupted."""
     try:
         for name, module in modules.items():
             load_model(module, path / f"{name}.safetensors")
@@ -154,13 +160,13 @@ def load(path, modules, optimizer, scheduler):
         return state["progress"]
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
-            f"The checkpoint {path} is damaged, or of another run; go on from another, or begin anew with"
-            " --overwrite_output_dir true."
+            f"The checkpoint {path} is corrupted or belongs to a different run; resume from another one, or start over"
+            " with --overwrite_output_dir true."
         ) from error
 
 
 def _split(state_dict):
-    """An optimizer's state as tensors {"parameter.name": tensor} and numbers that JSON can hold."""
+    """Split an optimizer's state dict into tensors {"parameter.name": tensor} and a dictionary for JSON."""
     tensors, numbers = {}, {}
     for parameter, values in state_dict["state"].items():
         for name, value in values.items():
@@ -169,8 +175,8 @@ def _split(state_dict):
 
 
 def _join(tensors, state):
-    joined = {}
+    state_dict = {}
     for key, value in (tensors | state["numbers"]).items():
         parameter, name = key.split(".", 1)
-        joined.setdefault(int(parameter), {})[name] = value
-    return {"state": joined, "param_groups": state["param_groups"]}
+        state_dict.setdefault(int(parameter), {})[name] = value
+    return {"state": state_dict, "param_groups": state["param_groups"]}

@@ -1,5 +1,5 @@
-"""The numbers of a run: kept in `history.jsonl`, drawn in `curves.png`, sent to Accelerate's trackers; and pictures of
-what the captioner says and where it looks."""
+"""Logging of a run: metrics to `history.jsonl`, `curves.png` and Accelerate's trackers, and pictures of captioned
+examples with their attention."""
 
 import importlib
 import json
@@ -12,50 +12,54 @@ from captioning.drawing import draw
 
 from .checkpoints import writing
 
-matplotlib.use("Agg")  # no screen is needed to write a file
+matplotlib.use("Agg")  # needs no display
 from matplotlib import pyplot
 
 
 class History:
-    """The rows {"stage", "step", "loss" | validation's numbers} of a run, over all its stages."""
+    """The rows {"stage", "step", metrics of a step or a validation} of a run, over all its stages."""
 
-    def __init__(self, accelerator, folder, resumed):
+    def __init__(self, accelerator, folder, resume):
         self.accelerator, self.folder, self.file = accelerator, folder, folder / "history.jsonl"
         self.stage, self.means, self.latest = None, [], {}
-        self.rows = [json.loads(line) for line in self.file.read_text().splitlines()] if resumed else []
+        self.rows = [json.loads(line) for line in self.file.read_text().splitlines()] if resume else []
         self._write()
 
     def start_stage(self, stage):
         self.stage, self.means, self.latest = stage, [], {}
 
     def truncate(self, step):
-        """Forget what came after the checkpoint that a run resumes from."""
+        """Remove the rows after the step of the current stage that a run resumes from."""
 
-        def when(row):
+        def position(row):
             return int(row["stage"].partition("-")[0]), row["step"]
 
-        last = when({"stage": self.stage, "step": step})
-        self.rows = [row for row in self.rows if when(row) <= last]
+        last = position({"stage": self.stage, "step": step})
+        self.rows = [row for row in self.rows if position(row) <= last]
 
     def log_step(self, step, means, learning_rate, log):
-        """Add a step's numbers, {name: scalar tensor}; with `log`, write their means since the last time."""
+        """Collect a step's metrics, {name: scalar tensor}; if `log`, write their means since the last log."""
         self.means.append(means)
         if log:
-            numbers = {name: sum(row[name] for row in self.means).item() / len(self.means) for name in means}
+            metrics = {name: sum(row[name] for row in self.means).item() / len(self.means) for name in means}
             self.means = []
-            self._add(step, numbers | {"learning_rate": learning_rate})
+            self._add(step, metrics | {"learning_rate": learning_rate})
 
-    def log_validation(self, step, numbers, examples):
-        """`examples`: (name, photo, explanation) of a few photos."""
-        self._add(step, numbers)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        self.accelerator.print(f"\n{self.stage} step {step}: {shown}", flush=True)
+    def log_validation(self, step, metrics, examples):
+        """Write and print the metrics, and plot the curves and the examples.
+
+        Args:
+            examples: (name, photo, explanation) of a few photos.
+        """
+        self._add(step, metrics)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.accelerator.print(f"\n{self.stage} step {step}: {text}", flush=True)
         with writing(self.folder / "curves.png"):
-            self._draw()
+            self._plot_curves()
         if examples:
-            self._show(step, examples)
+            self._plot_examples(step, examples)
 
-    def _show(self, step, examples):
+    def _plot_examples(self, step, examples):
         file = self.folder / "pictures" / f"{self.stage}-step-{step}.png"
         with writing(file):
             file.parent.mkdir(exist_ok=True)
@@ -69,22 +73,22 @@ class History:
             elif hasattr(tracker, "log_images"):
                 tracker.log_images({name: [picture]}, step)
 
-    def _add(self, step, numbers):
-        self.latest |= {name: f"{value:.4g}" for name, value in numbers.items()}
-        self.rows.append({"stage": self.stage, "step": step} | numbers)
-        self.accelerator.log({f"{self.stage}/{name}": value for name, value in numbers.items()}, step=step)
+    def _add(self, step, metrics):
+        self.latest |= {name: f"{value:.4g}" for name, value in metrics.items()}
+        self.rows.append({"stage": self.stage, "step": step} | metrics)
+        self.accelerator.log({f"{self.stage}/{name}": value for name, value in metrics.items()}, step=step)
         self._write()
 
     def _write(self):
-        """Whole or not at all: a run may be killed at any moment."""
+        """Replace the file atomically, because a run may be killed at any time."""
         if self.accelerator.is_main_process:
             part = self.file.with_suffix(".part")
             with writing(self.file):
                 part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
             part.replace(self.file)
 
-    def _draw(self):
-        """Loss and validation loss side by side show under- and overfitting; the score is drawn below."""
+    def _plot_curves(self):
+        """Plot training and validation loss together, to reveal under- and overfitting, and the score below."""
         stages = list(dict.fromkeys(row["stage"] for row in self.rows))
         figure, axes = pyplot.subplots(2, len(stages), figsize=(5 * len(stages), 6), squeeze=False)
         for column, stage in enumerate(stages):

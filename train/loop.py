@@ -270,7 +270,7 @@ class Training:
         self.accelerator.wait_for_everyone()
         model, best = self._eval_model(), self.progress["best"]
         selected = []
-        for file in checkpoints.ingredients(self.folder / "checkpoints" / self.history.stage):
+        for file in checkpoints.weights_by_score(self.folder / "checkpoints" / self.history.stage):
             selected.append(file)
             if self.settings.soup == "uniform" or len(selected) == 1:
                 continue

@@ -1,7 +1,6 @@
-"""How good captions are, by comparison with what people said, as COCO's evaluation has it: BLEU, ROUGE-L, CIDEr-D, and
-where there is Java METEOR and SPICE.
+"""Caption metrics of the COCO evaluation: BLEU, ROUGE-L and CIDEr-D, and, if Java is installed, METEOR and SPICE.
 
-The scorers are those of `pycocoevalcap`. Words are split here, because its tokenizer needs Java; see [`words_of`].
+The scorers come from `pycocoevalcap`. Its tokenizer requires Java, so [`tokenize`] replaces it.
 """
 
 import re
@@ -18,74 +17,74 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import get_stanford_models
 from pycocoevalcap.spice.spice import Spice
 
-# The Penn Treebank tokenizer of COCO's evaluation splits clitics off and drops punctuation. A hyphenated word is one.
+# The Penn Treebank tokenizer of the COCO evaluation splits off clitics, drops punctuation and keeps hyphenated words.
 CLITICS = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
 WORD = re.compile(r"n't|'(?:s|re|ve|ll|d|m)\b|[#&]|\w+(?:[-/.:]\w+|(?<=\d),\d+)*")
-# Stanford's parser, which SPICE fetches on its first use; without network, and without a word, that would fail.
+# Stanford CoreNLP, which SPICE downloads on first use; without a network, that would fail without a message.
 SPICE_MODELS, CORENLP = Path(get_stanford_models.__file__).parent / "lib", "stanford-corenlp-3.6.0"
 END = "<end>"
-NGRAM = 4
+MAX_NGRAM = 4
 SIGMA = 6.0  # of the length penalty (Vedantam et al. 2015, section 5.2)
 
 
-def words_of(caption):
-    """A caption's words as COCO's evaluation counts them: lower case, no punctuation, "man's" as "man 's".
+def tokenize(caption):
+    """Tokenize a caption as the COCO evaluation does: lower case, no punctuation, "man's" as "man 's".
 
-    On 55,667 captions of people the result is that of `PTBTokenizer` but for 59, most of them abbreviations ("st.");
-    on Flickr8k's 35,000 of training and validation but for 23.
+    Returns the words, joined by spaces. On 55,667 human captions, 59 results differ from `PTBTokenizer`, most of them
+    for abbreviations ("st."); on the 35,000 captions of Flickr8k's training and validation splits, 23.
     """
     text = caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return " ".join(WORD.findall(CLITICS.sub(r" \1", text)))
 
 
 def caption_metrics(references, candidates):
-    """Score captions against those of people.
+    """Score captions against reference captions.
 
     Args:
-        references: for each photo the captions of people, list of lists of strings.
-        candidates: for each photo one caption.
+        references: list of reference captions of each photo.
+        candidates: one caption per photo.
 
-    Returns {"CIDEr-D", "BLEU-1" .. "BLEU-4", "ROUGE-L"}, each from 0 to 1 but for CIDEr-D, which goes to 10 as in
-    `pycocoevalcap` (published figures in percent are 100 times these). CIDEr-D takes its document frequencies from
-    `references` themselves (Vedantam et al. 2015).
+    Returns {"CIDEr-D", "BLEU-1" .. "BLEU-4", "ROUGE-L"}. All range from 0 to 1, except CIDEr-D, which ranges from 0 to
+    10 as in `pycocoevalcap` (published figures are often multiplied by 100). The document frequencies of CIDEr-D are
+    those of `references` (Vedantam et al. 2015).
     """
-    people, model = _tokenized(references, candidates)
-    bleu, _ = Bleu(NGRAM).compute_score(people, model, verbose=0)
-    cider, _ = Cider(n=NGRAM, sigma=SIGMA).compute_score(people, model)
-    rouge, _ = Rouge().compute_score(people, model)
+    references, candidates = _tokenize_all(references, candidates)
+    bleu, _ = Bleu(MAX_NGRAM).compute_score(references, candidates, verbose=0)
+    cider, _ = Cider(n=MAX_NGRAM, sigma=SIGMA).compute_score(references, candidates)
+    rouge, _ = Rouge().compute_score(references, candidates)
     scores = {"CIDEr-D": cider} | {f"BLEU-{order}": value for order, value in enumerate(bleu, start=1)}
     return {name: float(value) for name, value in (scores | {"ROUGE-L": rouge}).items()}
 
 
 def java_metrics(references, candidates):
-    """METEOR where there is Java, and SPICE where its models are there too; takes minutes for thousands of photos.
+    """METEOR if Java is installed, and SPICE if its models are installed too. Thousands of photos take minutes.
 
-    Args as `caption_metrics` takes them. Returns {"METEOR", "SPICE"} or what there is of it, each from 0 to 1.
+    Takes the arguments of `caption_metrics`. Returns those of {"METEOR", "SPICE"} that are available, from 0 to 1.
     """
-    people, model = _tokenized(references, candidates)
+    references, candidates = _tokenize_all(references, candidates)
     scorers = {"METEOR": Meteor} if shutil.which("java") else {}
     if scorers and all((SPICE_MODELS / f"{name}.jar").exists() for name in (CORENLP, f"{CORENLP}-models")):
         scorers["SPICE"] = Spice
-    return {name: float(scorer().compute_score(people, model)[0]) for name, scorer in scorers.items()}
+    return {name: float(scorer().compute_score(references, candidates)[0]) for name, scorer in scorers.items()}
 
 
-def _tokenized(references, candidates):
-    people = {photo: [words_of(text) for text in texts] for photo, texts in enumerate(references)}
-    return people, {photo: [words_of(text)] for photo, text in enumerate(candidates)}
+def _tokenize_all(references, candidates):
+    references = {photo: [tokenize(text) for text in texts] for photo, texts in enumerate(references)}
+    return references, {photo: [tokenize(text)] for photo, text in enumerate(candidates)}
 
 
 class CiderReward:
-    """CIDEr-D of single captions, with document frequencies counted once over a corpus: the self-critical reward.
+    """CIDEr-D of single captions, the reward of self-critical training. Document frequencies come from a fixed corpus.
 
-    The end of a caption counts as a word, as in ImageCaptioning.pytorch: without it a caption that stops in the middle
-    of a phrase ("a man on a") loses nothing, and self-critical training learns to stop there.
+    The end of a caption counts as a word, as in ImageCaptioning.pytorch. Otherwise, a caption that stops in the middle
+    of a phrase ("a man on a") would lose nothing, and self-critical training would learn to stop there.
     """
 
     def __init__(self, corpus, bleu_weight=0.0):
         """
         Args:
-            corpus: for each photo the captions of people.
-            bleu_weight: of the caption's own BLEU-4 (from 0 to 1), which is added.
+            corpus: list of reference captions of each photo.
+            bleu_weight: weight of the sentence-level BLEU-4 (from 0 to 1), which is added to CIDEr-D.
         """
         self.bleu_weight = bleu_weight
         self.frequencies = Counter(
@@ -95,49 +94,50 @@ class CiderReward:
         self.vectors = {}
 
     def __call__(self, captions, references):
-        """The reward of each caption.
+        """Compute the reward of each caption.
 
         Args:
             captions: list of strings.
-            references: for each of them what people said, list of lists of strings.
+            references: list of reference captions for each of `captions`.
 
-        Returns an array (captions,), float64, from 0 to 10 and `bleu_weight`.
+        Returns an array (captions,), float64, from 0 to 10 + `bleu_weight`.
         """
-        scores = np.array([self._score(caption, people) for caption, people in zip(captions, references, strict=True)])
+        pairs = zip(captions, references, strict=True)
+        scores = np.array([self._score(caption, own_references) for caption, own_references in pairs])
         if self.bleu_weight:
-            _, each = Bleu(NGRAM).compute_score(*_tokenized(references, captions), verbose=0)
-            scores += self.bleu_weight * np.array(each[-1])
+            _, bleu = Bleu(MAX_NGRAM).compute_score(*_tokenize_all(references, captions), verbose=0)
+            scores += self.bleu_weight * np.array(bleu[-1])  # BLEU-4 of each caption
         return scores
 
-    def _score(self, caption, people):
+    def _score(self, caption, references):
         vector, norms, length = self._vector(caption)
         score = 0.0
-        for text in people:
+        for text in references:
             if text not in self.vectors:
                 self.vectors[text] = self._vector(text)
             other, other_norms, other_length = self.vectors[text]
-            # Eq. 5 of the CIDEr paper with the clipping and the Gaussian penalty of CIDEr-D.
-            products = np.zeros(NGRAM)
+            # Eq. 5 of the CIDEr paper, with the clipping and the Gaussian length penalty of CIDEr-D.
+            products = np.zeros(MAX_NGRAM)
             for ngram in vector.keys() & other.keys():
                 products[len(ngram) - 1] += min(vector[ngram], other[ngram]) * other[ngram]
-            both = norms * other_norms
-            score += np.divide(products, both, out=np.zeros(NGRAM), where=both > 0).mean() * np.exp(
+            scale = norms * other_norms
+            score += np.divide(products, scale, out=np.zeros(MAX_NGRAM), where=scale > 0).mean() * np.exp(
                 -((length - other_length) ** 2) / (2 * SIGMA**2)
             )
-        return 10 * score / max(len(people), 1)
+        return 10 * score / max(len(references), 1)
 
     def _vector(self, caption):
-        """TF-IDF of a caption's n-grams, the vectors' lengths (NGRAM,), and the number of words."""
+        """TF-IDF of a caption's n-grams, the norm per n-gram order (MAX_NGRAM,), and the number of words."""
         counts = _ngrams(caption)
         vector = {
             ngram: count * (self.log_photos - np.log(max(self.frequencies[ngram], 1)))
             for ngram, count in counts.items()
         }
-        squares = np.zeros(NGRAM)
+        squares = np.zeros(MAX_NGRAM)
         for ngram, weight in vector.items():
             squares[len(ngram) - 1] += weight**2
         return vector, np.sqrt(squares), sum(count for ngram, count in counts.items() if len(ngram) == 1)
 
 
 def _ngrams(caption):
-    return precook(f"{words_of(caption)} {END}", n=NGRAM)
+    return precook(f"{tokenize(caption)} {END}", n=MAX_NGRAM)

@@ -1,4 +1,4 @@
-"""Rows of photos with captions or labels, and how they become batches."""
+"""Map-style datasets of captioned and labelled photos, and the collate function."""
 
 import itertools
 import logging
@@ -13,22 +13,24 @@ from torch.utils.data import Dataset as TorchDataset
 from modeling_captioner import PhotoError
 
 from .dataset import names_of, photo_of
-from .labels import names_of_label
+from .labels import label_names
 from .vocabulary import encode
 
-MAX_WORDS = 40  # longer captions are cut
-KEPT_SHARE = (0.8, 1.0)  # of a photo's width and height in a crop: what a caption names should stay in it
+MAX_WORDS = 40  # longer captions are truncated
+CROP_SCALE = (0.8, 1.0)  # fraction of width and height; large, so that the objects of the caption stay visible
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
-TRIED = 100  # photos of a stream before their broken share counts
+MIN_CHECKED = 100  # photos of a stream to check before too many broken ones stop the run
 logger = logging.getLogger(__name__)
 
 
 class CaptionedPhotos(TorchDataset):
-    """A split as rows {"photo": number, "name", "captions", "label", "epoch", "image" or "region_features"}.
+    """A split with rows {"photo": number, "name", "captions", "label", "epoch", "image" or "region_features"}.
 
     Args:
-        photos: a data set with the columns `image` and `captions`; or `label`, and `captions` are given beside it.
-        first: the first photo's number.
+        photos: a `Dataset` with the columns `image` and `captions`, or `image` and `label` if `captions` is given.
+        features: cached [`Features`] to use instead of the images.
+        captions: list of captions of each photo.
+        first: number of the first photo.
     """
 
     def __init__(self, photos, features=None, captions=None, first=0):
@@ -56,58 +58,59 @@ class CaptionedPhotos(TorchDataset):
 
 
 class LabelledPhotos(TorchDataset):
-    """Captioned photos, and a share of labelled ones that is drawn for each epoch.
+    """Captioned photos mixed with labelled photos, which are sampled for each epoch.
 
-    A label's name is drawn in proportion to the square root of the number of its sentences: what people often write
-    about more often than a rare species, whatever the number of photos. The sentences are drawn in each epoch as well.
+    A label's name is sampled with a probability proportional to the square root of its number of sentences, whatever
+    its number of photos: a name that is common in text more often than a rare species. The captions of a labelled photo
+    are sentences that mention its label, also sampled for each epoch.
 
     Args:
-        captioned, labelled: [`CaptionedPhotos`]; the captions of `labelled` are all sentences of the label.
-        share: of the labelled photos among the photos of an epoch.
-        count: captions of a labelled photo.
+        captioned, labelled: [`CaptionedPhotos`]; the captions of `labelled` are all candidate sentences of the label.
+        share: fraction of the photos of an epoch that are labelled photos.
+        count: number of captions to sample per labelled photo.
     """
 
     def __init__(self, captioned, labelled, share, count, seed):
         self.captioned, self.labelled, self.count, self.seed = captioned, labelled, count, seed
-        self.drawn = round(len(captioned) * share / (1 - share))
+        self.num_labelled = round(len(captioned) * share / (1 - share))
         self.captions = captioned.captions
-        self.rows_of, sentences = {}, {}  # {name: rows}, {name: number}
+        self.rows_by_name, sentence_counts = {}, {}
         for row, label in enumerate(labelled.labels):
-            name = names_of_label(label)[0]
-            self.rows_of.setdefault(name, []).append(row)
-            sentences[name] = len(labelled.captions[row])
-        self.weights = [sentences[name] ** 0.5 for name in self.rows_of]
+            name = label_names(label)[0]
+            self.rows_by_name.setdefault(name, []).append(row)
+            sentence_counts[name] = len(labelled.captions[row])
+        self.weights = [sentence_counts[name] ** 0.5 for name in self.rows_by_name]
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
         self.captioned.set_epoch(epoch)
         self.labelled.set_epoch(epoch)
-        chance = random.Random(f"{self.seed} {epoch}")
-        rows = chance.choices(list(self.rows_of.values()), self.weights, k=self.drawn)
-        self.rows = [chance.choice(some) for some in rows]
+        rng = random.Random(f"{self.seed} {epoch}")
+        candidates = rng.choices(list(self.rows_by_name.values()), self.weights, k=self.num_labelled)
+        self.rows = [rng.choice(rows) for rows in candidates]
 
     def __len__(self):
-        return len(self.captioned) + self.drawn
+        return len(self.captioned) + self.num_labelled
 
     def __getitem__(self, index):
         if index < len(self.captioned):
             return self.captioned[index]
         row = self.labelled[self.rows[index - len(self.captioned)]]
-        chance = random.Random(f"{self.seed} {row['epoch']} {index}")
-        return row | {"captions": chance.choices(row["captions"], k=self.count)}
+        rng = random.Random(f"{self.seed} {row['epoch']} {index}")
+        return row | {"captions": rng.choices(row["captions"], k=self.count)}
 
 
 class Collate:
-    """Rows to a batch: photos (or features) stacked, the same number of captions of each as labels.
+    """Collate rows into a batch: `pixel_values` or `region_features`, and `labels` with `captions_per_photo` captions.
 
-    With a seed (in training) photos are cropped a little and mirrored; the same seed, epoch and photo give the same
-    again. A broken photo of a stream, which nobody has tried before, stays as a grey one without a caption. Raises
-    `PhotoError` for any other, and `ValueError` where more than `max_broken_fraction` are broken.
+    If `seed` is given (in training), photos are cropped and mirrored at random, determined by seed, epoch and photo.
+    Photos of a stream have not been checked before: a broken one is replaced by a black one without captions, and too
+    many (`max_broken_fraction`) raise `ValueError`. Otherwise, a broken photo raises `PhotoError`.
     """
 
     def __init__(self, processor, settings, seed=None):
         self.processor, self.settings, self.seed = processor, settings, seed
-        self.seen, self.broken = 0, 0
+        self.checked, self.broken = 0, 0
 
     def __call__(self, rows):
         batch = {name: [row[name] for row in rows] for name in ("name", "captions", "label")}
@@ -120,15 +123,15 @@ class Collate:
             labels = [ids if photo else [[-100]] * len(ids) for photo, ids in zip(photos, labels, strict=True)]
             photos = [photo or Image.new("RGB", (8, 8)) for photo in photos]
             batch["pixel_values"] = self.processor(images=photos, return_tensors="pt").pixel_values
-        return batch | {"labels": padded([ids for some in labels for ids in some])}
+        return batch | {"labels": pad_labels(list(itertools.chain.from_iterable(labels)))}
 
     def _labels(self, captions):
         captions = itertools.islice(itertools.cycle(captions), self.settings.captions_per_photo)
         return encode(self.processor.tokenizer, list(captions), MAX_WORDS)
 
     def _photo(self, row):
-        """The photo; None in place of a broken one."""
-        self.seen += 1
+        """The photo, or None if it is broken."""
+        self.checked += 1
         try:
             photo = photo_of(row)
         except PhotoError as error:
@@ -136,26 +139,26 @@ class Collate:
                 raise
             self.broken += 1
             logger.warning("Skipped: %s", error)
-            if self.broken > self.settings.max_broken_fraction * max(self.seen, TRIED):
+            if self.broken > self.settings.max_broken_fraction * max(self.checked, MIN_CHECKED):
                 raise ValueError(
-                    f"{self.broken} of the stream's first {self.seen} photos are broken, more than max_broken_fraction="
-                    f"{self.settings.max_broken_fraction} allows; the last: {error}"
+                    f"{self.broken} of the first {self.checked} photos of the stream are broken, more than"
+                    f" max_broken_fraction={self.settings.max_broken_fraction} allows; the last one: {error}"
                 ) from error
             return None
         if self.seed is None:
             return photo
-        return augmented(photo, row["captions"], random.Random(f"{self.seed} {row['epoch']} {row['photo']}"))
+        return augment(photo, row["captions"], random.Random(f"{self.seed} {row['epoch']} {row['photo']}"))
 
 
-def augmented(photo, captions, chance):
-    """A photo changed as its captions survive it: cropped a little, mirrored unless somebody says left or right."""
-    width, height = (side * chance.uniform(*KEPT_SHARE) for side in photo.size)
-    left, top = chance.uniform(0, photo.width - width), chance.uniform(0, photo.height - height)
+def augment(photo, captions, rng):
+    """Crop and mirror a photo at random so that its captions remain true: no mirroring if one says left or right."""
+    width, height = (side * rng.uniform(*CROP_SCALE) for side in photo.size)
+    left, top = rng.uniform(0, photo.width - width), rng.uniform(0, photo.height - height)
     photo = photo.crop((round(left), round(top), round(left + width), round(top + height)))
-    mirrored = chance.random() < 0.5 and not any(SIDES.search(caption) for caption in captions)
-    return photo.transpose(0) if mirrored else photo
+    mirror = rng.random() < 0.5 and not any(SIDES.search(caption) for caption in captions)
+    return photo.transpose(0) if mirror else photo
 
 
-def padded(labels):
-    """Lists of ids as one tensor, (captions, words), -100 after their ends."""
+def pad_labels(labels):
+    """Pad lists of ids with -100 to a tensor (captions, words)."""
     return pad_sequence([torch.tensor(ids) for ids in labels], batch_first=True, padding_value=-100)

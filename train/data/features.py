@@ -1,4 +1,4 @@
-"""A frozen encoder looks at each photo once: its features, cached on disk."""
+"""Cache of a frozen encoder's features on disk, so that it processes each photo only once."""
 
 import hashlib
 import os
@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 from ..checkpoints import writing
 from .dataset import paths_of, photo_of
 
-SHARD_BYTES = 2**28  # of a file; an interrupted run has lost no more than one
+SHARD_BYTES = 2**28  # size of a file; an interrupted run loses at most one
 
 
 class Features:
-    """The features of each photo, (regions, channels), float16, mapped from the files of a cache."""
+    """The features of each photo, (regions, channels), float16, memory-mapped from the files of the cache."""
 
     def __init__(self, files):
         self.shards = [np.load(file, mmap_mode="r") for file in files]
@@ -28,34 +28,35 @@ class Features:
 
 @torch.inference_mode()
 def cached_features(encoder, processor, photos, folder, batch_size):
-    """The encoder network's features of each photo. The processes share the work, and each file is whole or absent.
+    """Compute the encoder's features of each photo, or load them from the cache. The processes share the work.
 
     Args:
-        encoder: a `CaptionerEncoder`, on the device that is to compute.
-        photos: a data set with the column `image`.
-        folder: where files of all data sets and encoders lie; a file's name is a fingerprint of everything that its
-            features depend on, so that another encoder, size or photo gets a file of its own.
+        encoder: a `CaptionerEncoder` on the device to compute on.
+        photos: a `Dataset` with the column `image`.
+        folder: folder of the cache, which may be shared by data sets and encoders. A file is named after a fingerprint
+            of everything that its features depend on: a different encoder, image size or photo uses another file.
 
     Returns [`Features`].
     """
     encoder.eval()
     folder.mkdir(parents=True, exist_ok=True)
     first = _features(encoder, processor, photos.select([0]))
-    step = max(1, SHARD_BYTES // first.nbytes)
-    shards = [photos.select(range(start, min(len(photos), start + step))) for start in range(0, len(photos), step)]
-    seen = encoder_fingerprint(encoder, processor, photos)
-    files = [folder / f"{seen}-{photos_fingerprint(shard)}.npy" for shard in shards]
+    size = max(1, SHARD_BYTES // first.nbytes)  # photos per shard
+    shards = [photos.select(range(start, min(len(photos), start + size))) for start in range(0, len(photos), size)]
+    fingerprint = encoder_fingerprint(encoder, processor, photos)
+    files = [folder / f"{fingerprint}-{photos_fingerprint(shard)}.npy" for shard in shards]
     state = PartialState()
     for number in tqdm(range(len(files)), desc="features", disable=not state.is_local_main_process):
         if number % state.num_processes == state.process_index:
-            _fill(files[number], encoder, processor, shards[number], batch_size)
+            _write_shard(files[number], encoder, processor, shards[number], batch_size)
     state.wait_for_everyone()
-    for file, shard in zip(files, shards, strict=True):  # those of another machine, where it has a disk of its own
-        _fill(file, encoder, processor, shard, batch_size)
+    for file, shard in zip(files, shards, strict=True):  # shards that another machine wrote to its own disk
+        _write_shard(file, encoder, processor, shard, batch_size)
     return Features(files)
 
 
-def _fill(file, encoder, processor, photos, batch_size):
+def _write_shard(file, encoder, processor, photos, batch_size):
+    """Compute the features of a shard, and write them atomically, unless the file exists."""
     if file.exists():
         return
     batches = [
@@ -77,7 +78,7 @@ def _features(encoder, processor, rows):
 
 
 def encoder_fingerprint(encoder, processor, photos):
-    """A hash of how photos are prepared (what becomes of the first one), and of the encoder's weights."""
+    """A hash of the preprocessing (by the pixel values of the first photo) and of the encoder's weights."""
     digest = hashlib.sha256(processor(images=photo_of(photos[0]), return_tensors="np").pixel_values.tobytes())
     for tensor in encoder.backbone.state_dict().values():
         digest.update(tensor.cpu().float().numpy().tobytes())
@@ -85,7 +86,7 @@ def encoder_fingerprint(encoder, processor, photos):
 
 
 def photos_fingerprint(photos):
-    """A hash of the photos. Those that are files count by path, size and time of change, without being read."""
+    """A hash of the photos. Files are not read, but identified by path, size and modification time."""
     digest = hashlib.sha256(photos._fingerprint.encode())
     for path in paths_of(photos):
         if path and os.path.exists(path):

@@ -1,7 +1,8 @@
-"""Photos with a class label and no caption: what to call them, and sentences that do.
+"""Photos with a class label and no caption: names for the labels, and sentences that mention them.
 
-After "Deep Compositional Captioning" (Hendricks et al. 2016) and "Captioning Images with Diverse Objects" (Venugopalan
-et al. 2017): a captioner learns to name what no captioned photo shows from labelled photos and from text alone.
+Follows "Deep Compositional Captioning" (Hendricks et al. 2016) and "Captioning Images with Diverse Objects"
+(Venugopalan et al. 2017): from labelled photos and unpaired text, a captioner learns to name objects that no captioned
+photo shows.
 """
 
 import random
@@ -13,64 +14,67 @@ from datasets import ClassLabel, Image, Value, concatenate_datasets, load_datase
 
 WORD = re.compile(r"\w+(?:['-]\w+)*")
 WNID = re.compile(r"^n\d{8}[_ ]?")
-NAME_PLACE = 4  # words of a sentence among which the name must begin, so that the sentence is about it
-SENTENCES = 40  # of each label, the shortest
-FEW_SENTENCES = 5  # fewer are often about a homonym
+MAX_NAME_POSITION = 4  # a sentence is about a name only if the name begins within its first words
+MAX_SENTENCES = 40  # per label, the shortest ones
+MIN_SENTENCES = 5  # fewer are often about a homonym
 TABLE = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
 
 
 def labelled_dataset(folders):
-    """The labelled photos of imagefolders or folders of parquet files, whose labels name something.
+    """Load labelled photos from imagefolders or folders of parquet files. Photos whose label has no name are dropped.
 
-    Returns a `Dataset` with the columns `image` (not decoded) and `label` (string). Raises `ValueError` for a folder
-    without the column `label`.
+    Returns a `Dataset` with the columns `image` (not decoded) and `label` (string). Raises `ValueError` if a folder has
+    no column `label`.
     """
     sets = []
     for folder in folders:
         photos = load_dataset(folder, split="train")
         if "label" not in photos.column_names:
-            raise ValueError(f"labelled_photos={folder!r} has no column 'label', but {', '.join(photos.column_names)}.")
+            raise ValueError(
+                f"labelled_photos={folder!r} has no column 'label', only {', '.join(photos.column_names)}; rename the"
+                " column with the labels."
+            )
         feature = photos.features["label"]
         labels = photos["label"][:]
         if isinstance(feature, ClassLabel):
             labels = feature.int2str(labels)
         photos = photos.select_columns("image").cast_column("image", Image(decode=False))
         photos = photos.add_column("label", [str(label) for label in labels], feature=Value("string"))
-        sets.append(photos.select([row for row, label in enumerate(labels) if names_of_label(str(label))]))
+        sets.append(photos.select([row for row, label in enumerate(labels) if label_names(str(label))]))
     return concatenate_datasets(sets)
 
 
 def held_out_split(photos, seed):
-    """Photos to learn from and, of each label that has several, a tenth (at least one) to be named in validation.
+    """Hold out a tenth of the photos of each label, but at least one, for validation. Single photos are not held out.
 
-    Returns ({"train": Dataset, "validation": Dataset}).
+    Returns {"train": Dataset, "validation": Dataset}.
     """
     rows = {}
     for row, label in enumerate(photos["label"]):
         rows.setdefault(label, []).append(row)
     held_out = set()
-    for label, own in sorted(rows.items()):
-        if len(own) > 1:
-            held_out.update(random.Random(f"{seed} {label}").sample(own, max(1, len(own) // 10)))
+    for label, label_rows in sorted(rows.items()):
+        if len(label_rows) > 1:
+            held_out.update(random.Random(f"{seed} {label}").sample(label_rows, max(1, len(label_rows) // 10)))
     return {
         "train": photos.select([row for row in range(len(photos)) if row not in held_out]),
         "validation": photos.select(sorted(held_out)),
     }
 
 
-def names_of_label(label):
-    """What a caption may call a label, the best name first; [] where the label names nothing.
+def label_names(label):
+    """The names that a caption may use for a label, best first; [] if the label does not name an object.
 
-    A label may be a path ("caltech101/grand_piano") and begin with ImageNet's id ("n02099601_golden_retriever"). Beside
-    its own name there are synonyms, for ImageNet's breeds and species their kind ("dog"), and its head noun.
+    A label may be a path ("caltech101/grand_piano") and start with a WordNet ID ("n02099601_golden_retriever"). Its
+    names are the label itself or synonyms, the category of ImageNet's breeds and species ("dog"), and the head noun.
     """
-    own = _own_names(label)
-    head = own[-1].split()[-1:] if own and _plain(label) not in TABLE["names"] else []
-    return list(dict.fromkeys([*own, *head]))
+    names = _full_names(label)
+    head = names[-1].split()[-1:] if names and _normalise(label) not in TABLE["names"] else []
+    return list(dict.fromkeys([*names, *head]))
 
 
-def _own_names(label):
-    name = _plain(label)
+def _full_names(label):
+    name = _normalise(label)
     if not name or name in TABLE["nameless"]:
         return []
     wnid = WNID.match(label.rpartition("/")[2])
@@ -78,7 +82,7 @@ def _own_names(label):
     return kinds + TABLE["names"].get(name, [name])
 
 
-def _plain(label):
+def _normalise(label):
     return re.sub(r"[_\s-]+", " ", WNID.sub("", label.rpartition("/")[2])).strip().lower()
 
 
@@ -86,13 +90,13 @@ def _within(wnid, ranges):
     return any(first <= wnid <= last for first, last in ranges)
 
 
-def names_it(caption, names):
-    """Whether a caption contains one of the names, as whole words, in the singular or the plural."""
+def mentions(caption, names):
+    """Whether a caption contains one of the names as whole words, in singular or plural."""
     words = f" {' '.join(WORD.findall(caption.lower()))} "
-    return any(f" {form} " in words for name in names for form in _forms(name))
+    return any(f" {form} " in words for name in names for form in _inflections(name))
 
 
-def _forms(name):
+def _inflections(name):
     yield name
     yield f"{name}s"
     yield f"{name}es"
@@ -101,32 +105,32 @@ def _forms(name):
 
 
 class LabelSentences:
-    """Sentences that name a label: those of a text that begin with the name, or the bare name."""
+    """Sentences that mention a label: sentences of a corpus that begin with its name, or else the bare name."""
 
     def __init__(self, captions):
-        self.beginning = {}  # {word: sentences in whose beginning it stands}
+        self.captions_by_word = {}  # {word: captions that have it among their first words}
         for caption in dict.fromkeys(captions):
-            for word in set(WORD.findall(caption.lower())[:NAME_PLACE]):
-                self.beginning.setdefault(word, []).append(caption)
+            for word in set(WORD.findall(caption.lower())[:MAX_NAME_POSITION]):
+                self.captions_by_word.setdefault(word, []).append(caption)
 
     def __call__(self, label):
-        """Up to `SENTENCES` sentences for a label that names something."""
-        found = next(filter(None, map(self._about, _own_names(label))), [])
-        return found[:SENTENCES] if len(found) >= FEW_SENTENCES else [bare_name(label)]
+        """Return up to `MAX_SENTENCES` sentences for a label that has a name."""
+        sentences = next(filter(None, map(self._sentences_about, _full_names(label))), [])
+        return sentences[:MAX_SENTENCES] if len(sentences) >= MIN_SENTENCES else [bare_name(label)]
 
-    def _about(self, name):
-        """The sentences that begin with a name, the shortest first."""
-        found = {text for form in _forms(name) for text in self.beginning.get(form.split()[0], ())}
-        found = [text for text in found if _begins(text, name)]
-        return sorted(found, key=lambda text: (len(text), text))
+    def _sentences_about(self, name):
+        """The sentences that begin with a name, shortest first."""
+        captions = {text for form in _inflections(name) for text in self.captions_by_word.get(form.split()[0], ())}
+        captions = [text for text in captions if _is_about(text, name)]
+        return sorted(captions, key=lambda text: (len(text), text))
 
 
 def bare_name(label):
-    """A label's name with its article, such as "an anchor"."""
-    name = _own_names(label)[0]
+    """The name of a label with its article, such as "an anchor"."""
+    name = _full_names(label)[0]
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _begins(sentence, name):
+def _is_about(sentence, name):
     words = WORD.findall(sentence.lower())
-    return names_it(" ".join(words[: NAME_PLACE + len(name.split()) - 1]), [name])
+    return mentions(" ".join(words[: MAX_NAME_POSITION + len(name.split()) - 1]), [name])

@@ -25,9 +25,9 @@ from ..data import (
     cached_features,
     captioned_dataset,
     held_out_split,
+    label_names,
     labelled_dataset,
-    names_it,
-    names_of_label,
+    mentions,
     photo_of,
     read_captions,
 )
@@ -147,7 +147,7 @@ class Captions:
         metrics |= caption_metrics([row["references"] for row in results.values()], captions)
         metrics["distinct"] = len(set(captions)) / len(captions)
         if labelled:
-            mentioned = [names_it(row["caption"], names_of_label(row["label"])) for row in labelled]
+            mentioned = [mentions(row["caption"], label_names(row["label"])) for row in labelled]
             metrics["naming"] = sum(mentioned) / len(mentioned)
         # CIDEr-D is 0 if all photos share the same words (a single photo does), or if no n-gram matches a reference.
         return metrics | {"score": metrics["CIDEr-D"] or -metrics["validation_loss"]}

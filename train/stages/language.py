@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..checkpoints import save_captioner
-from ..data import MAX_WORDS, captioned_dataset, encode, padded, read_captions
+from ..data import MAX_WORDS, captioned_dataset, encode, pad_labels, read_captions
 from .captions import mean_loss, word_losses
 
 
@@ -38,7 +38,7 @@ class Language:
 
     def _collate(self, rows):
         numbers, captions = zip(*rows, strict=True)
-        labels = padded(encode(self.processor.tokenizer, list(captions), MAX_WORDS))
+        labels = pad_labels(encode(self.processor.tokenizer, list(captions), MAX_WORDS))
         return {"number": torch.tensor(numbers), "caption": captions, "labels": labels}
 
     def parameter_groups(self, model):
