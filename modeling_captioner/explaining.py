@@ -1,6 +1,8 @@
 """Explaining a caption word by word: `explain`."""
 
+import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -43,8 +45,8 @@ def explain_photos(model, processor, photos, *, text="", alternatives=5, **gener
 
     Args:
         model, processor: the captioner.
-        photos: RGB `PIL.Image.Image`s, as returned by `open_photo`.
-        text: the words that the captions start with.
+        photos: a list of photos, see `CaptionerProcessor`.
+        text: the words that the captions start with, which stay as written.
         alternatives: number of most likely words to return for each position.
         generation: keyword arguments for `generate`.
 
@@ -59,7 +61,7 @@ def explain_photos(model, processor, photos, *, text="", alternatives=5, **gener
     sequences = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=inputs.decoder_input_ids, **settings)
     return [
         _build_explanation(
-            model, processor, alternatives, regions[[number]], [_truncate_at_end(model, ids) for ids in captions]
+            model, processor, alternatives, regions[[number]], [_truncate_at_end(model, ids) for ids in captions], text
         )
         for number, captions in enumerate(sequences.split(len(sequences) // len(photos)))
     ]
@@ -71,15 +73,15 @@ def explain_caption(model, processor, photo, caption, *, alternatives=5):
 
     Args:
         model, processor, photo, alternatives: see `explain`.
-        caption: the complete caption; words outside the vocabulary become `<unk>`.
+        caption: the complete caption; the model reads words outside its vocabulary as `<unk>`.
 
-    Returns an [`Explanation`] whose `caption` is the given caption as tokenized, and whose `beams` are empty.
+    Returns an [`Explanation`] of the words as written, whose `beams` are empty.
     """
     inputs = processor(images=photo, text=caption, return_tensors="pt").to(model.device, model.dtype)
     end = inputs.decoder_input_ids.new_tensor([model.config.eos_token_id])
     ids = torch.cat([inputs.decoder_input_ids[0], end])
     _, log_probabilities, maps = _score(model, model.get_encoder()(inputs.pixel_values)[0], ids)
-    words = _words(model, processor, alternatives, ids, log_probabilities, maps)
+    words = _words(model, processor, alternatives, ids, log_probabilities, maps, caption)
     return Explanation(" ".join(word.text for word in words), _log_probability(ids, log_probabilities), words)
 
 
@@ -89,13 +91,14 @@ def _truncate_at_end(model, ids):
     return ids[: ends[0, 0] + 1] if len(ends) else ids
 
 
-def _build_explanation(model, processor, alternatives, regions, captions):
-    """Explain the first of a photo's captions, given as token ids, best first."""
+def _build_explanation(model, processor, alternatives, regions, captions, text):
+    """Explain the first of a photo's captions, given as token ids, best first, which start with `text`."""
     scored = [_score(model, regions, ids) for ids in captions]
     beams = [
-        (processor.decode(ids, skip_special_tokens=True), _log_probability(ids, scores)) for ids, scores, _ in scored
+        (processor.decode(ids, text=text, skip_special_tokens=True), _log_probability(ids, scores))
+        for ids, scores, _ in scored
     ]
-    return Explanation(*beams[0], _words(model, processor, alternatives, *scored[0]), beams)
+    return Explanation(*beams[0], _words(model, processor, alternatives, *scored[0], text), beams)
 
 
 def _score(model, regions, ids):
@@ -106,17 +109,30 @@ def _score(model, regions, ids):
     return ids, output.logits[0].float().log_softmax(dim=-1), maps.unflatten(-1, (side, side)).cpu().numpy()
 
 
-def _words(model, processor, alternatives, ids, log_probabilities, maps):
+def _words(model, processor, alternatives, ids, log_probabilities, maps, text):
+    """The words of a caption that starts with `text`."""
+    words = _split(processor.tokenizer, text)
+    words += map(processor.tokenizer.decode, ids[1 + len(words) :])
     return [
         Word(
-            processor.tokenizer.decode(ids[position + 1]),
+            word,
             log_probabilities[position, ids[position + 1]].exp().item(),
             maps[position],
             _most_likely(processor.tokenizer, log_probabilities[position], alternatives),
         )
-        for position in range(len(ids) - 1)
+        for position, word in enumerate(words)
         if ids[position + 1] != model.config.eos_token_id
     ]
+
+
+def _split(tokenizer, text):
+    """Split `text` into one string per token, as written, with the punctuation around it."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    starts = [0]
+    for (_, end), (start, _) in pairwise(offsets):
+        opening = re.split(r"\s", text[end:start])[-1]  # such as a quotation mark
+        starts.append(start - len(opening))
+    return [text[start:end].strip() for start, end in pairwise([*starts, len(text)])] if offsets else []
 
 
 def _log_probability(ids, log_probabilities):

@@ -28,6 +28,7 @@ class CaptionerProcessor(ProcessorMixin):
 
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
+        tokenizer.split_special_tokens = True  # "<end>" in a text is a word like any other
 
     def __call__(self, images=None, text=None, **kwargs):
         inputs = super().__call__(images=_open_photos(images), text=text, **kwargs)
@@ -36,6 +37,22 @@ class CaptionerProcessor(ProcessorMixin):
             if any(0 in mask for mask in inputs.pop("attention_mask", [])):
                 raise ValueError(f"text={text!r}: start all captions of a batch with the same number of words.")
         return inputs
+
+    def decode(self, token_ids, text=None, **kwargs):
+        """As inherited; with the `text` that the caption started with, the caption keeps it as written, including words
+        that the tokenizer does not know."""
+        if text is None:
+            return super().decode(token_ids, **kwargs)
+        generated = token_ids[len(self.tokenizer(text).input_ids) :]
+        return f"{text.strip()} {super().decode(generated, **kwargs)}".strip()
+
+    def batch_decode(self, sequences, text=None, **kwargs):
+        """As inherited; `text` is one for all sequences, or a list that divides them evenly, see [`decode`]."""
+        if text is None:
+            return super().batch_decode(sequences, **kwargs)
+        texts = [text] if isinstance(text, str) else text
+        per_text = len(sequences) // len(texts)
+        return [self.decode(ids, text=texts[i // per_text], **kwargs) for i, ids in enumerate(sequences)]
 
     @property
     def model_input_names(self):

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import TextStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration
+from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, explain, explain_caption
 from modeling_captioner.modeling_captioner import CACHE_NAME
 
 RNNS, ATTENTIONS = ("gru", "lstm"), ("dot", "additive", "multi_head")
@@ -256,3 +256,28 @@ def test_processor_begins_a_caption(tiny_captioner, drawn_photos):
     assert processor(images=photo, text="", return_tensors="pt").decoder_input_ids.tolist() == [[2]]
     with pytest.raises(ValueError, match="same number of words"):
         processor(images=[photo, photo], text=["a", "a blue"], padding=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize("text", ["a photo of Rachel", "A red, big Rachel:", "say <end> or <start>", "", "!"])
+def test_a_begun_caption_keeps_the_words_as_written(tiny_captioner, drawn_photos, text):
+    """Those that the model does not know, capitals, punctuation, and what looks like a special token."""
+    model, processor = tiny_captioner()
+    photos = [photo for photo, _ in drawn_photos[:2]]
+    settings = settings_of(model) | {"max_new_tokens": 3, "min_new_tokens": 3}
+    settings |= {"num_beams": 2, "num_return_sequences": 2}
+    inputs = processor(images=photos, text=[text] * 2, return_tensors="pt")
+    assert 3 not in inputs.decoder_input_ids
+    sequences = model.generate(**inputs, **settings)
+    begun = inputs.decoder_input_ids.shape[1]
+    expected = [f"{text} {processor.decode(ids[begun:], skip_special_tokens=True)}".strip() for ids in sequences]
+    for texts in (text, [text] * 2):
+        assert processor.batch_decode(sequences, text=texts, skip_special_tokens=True) == expected
+    explanation = explain(model, processor, photos[0], text=text, **settings)
+    assert [caption for caption, _ in explanation.beams] == expected[:2]
+    assert explanation.caption == expected[0]
+    if text != "!":  # which is not a word
+        assert " ".join(word.text for word in explanation.words) == explanation.caption
+        assert len(explanation.words) == begun - 1 + 3
+    again = explain_caption(model, processor, photos[0], explanation.caption)
+    assert " ".join(word.text for word in again.words) == explanation.caption
+    assert [word.probability for word in again.words] == pytest.approx([w.probability for w in explanation.words])
