@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from captioning.loading import SHIPPED, load_captioner
 from captioning.pipeline import caption_photos
-from train.data import held_out_split, labelled_dataset, names_it, names_of_label, photo_of
+from train.data import held_out_split, label_names, labelled_dataset, mentions, photo_of
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=16)
     options = parser.parse_args()
     photos = held_out_split(labelled_dataset(options.labelled_photos), options.seed)["validation"]
-    names = [names_of_label(label) for label in photos["label"]]
+    names = [label_names(label) for label in photos["label"]]
     print(f"{len(photos)} photos, {len(set(photos['label']))} labels")
     for source in options.model or [str(SHIPPED)]:
         model, processor = load_captioner(source, None, "float32")
@@ -35,7 +35,7 @@ def main():
         batches = caption_photos(
             model, processor, rows, lambda row: photo_of(photos[row]), {}, options.batch_size, failed
         )
-        named = {row: names_it(caption, names[row]) for batch in batches for row, caption, _ in batch}
+        named = {row: mentions(caption, names[row]) for batch in batches for row, caption, _ in batch}
         labels = Counter(names[row][0] for row, is_named in named.items() if is_named)
         print(f"{source}: names {sum(named.values()) / len(named):.1%} of the photos, {len(labels)} different things")
 
