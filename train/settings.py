@@ -43,6 +43,7 @@ class Settings:
     )
     image_column: str | None = option(None, "Column with the photos. Default: recognised by name.")
     caption_column: str | None = option(None, "Column with the captions. Default: recognised by name.")
+    caption_language: str | None = option(None, "Language to read if captions are dictionaries by language, e.g. vi.")
     captions_file: str | None = option(
         None, "Text file with one caption per line, for the stage language, the vocabulary and labelled photos."
     )

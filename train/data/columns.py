@@ -14,7 +14,6 @@ from modeling_captioner.photos import FORMATS
 from .download import is_address
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
-CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
 ID_COLUMNS = ("cocoid", "image_id", "imgid", "filename", "file_name")  # the same where the photo is
 SUFFIXES = {suffix for suffix, name in PillowImage.registered_extensions().items() if name in FORMATS}
 STRINGS = ("string", "large_string")
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 def image_column(split, settings):
     """Name of the column with the photos. Raises `ValueError` if there is none."""
     name = settings.image_column or find_image_column(split)
-    return column_of(split, name, IMAGE_COLUMNS, "photos", "--image_column")
+    return check_column(split, name, IMAGE_COLUMNS, "photos", "--image_column")
 
 
 def find_image_column(split):
@@ -104,25 +103,11 @@ def key_of(image):
     return image
 
 
-def caption_columns(split, settings):
-    caption = column_of(split, settings.caption_column, CAPTION_COLUMNS, "captions", "--caption_column")
-    return [name for name in split.column_names if name.startswith("caption_")] if caption == "caption_0" else [caption]
-
-
-def column_of(split, given, known, what, option):
-    found = [name for name in ([given] if given else known) if name in split.column_names]
-    if not found:
+def check_column(split, name, known, what, option):
+    """Return `name`, a column of `split`. Raises `ValueError` if it is not one, or None."""
+    if name not in split.column_names:
         raise ValueError(
-            f"{given or f'No column of {what}'} is not among the columns {', '.join(split.column_names)};"
+            f"{name or f'No column of {what}'} is not among the columns {', '.join(split.column_names)};"
             f" known for {what} are {', '.join(known)}. Name yours: {option}."
         )
-    return found[0]
-
-
-def texts_of(value):
-    """The captions in a cell: a string, a list of strings, or of {"raw": string} as in Karpathy's files."""
-    if isinstance(value, dict):
-        value = value["raw"]
-    texts = [value] if isinstance(value, str) else value or []
-    texts = [text["raw"] if isinstance(text, dict) else text for text in texts]
-    return [text for text in texts if text and text.strip()]
+    return name

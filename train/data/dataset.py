@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-from pathlib import Path
 
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset, load_dataset_builder
@@ -11,7 +10,8 @@ from tqdm.auto import tqdm
 
 from modeling_captioner import PhotoError, open_photo
 
-from .columns import caption_columns, find_image_column, image_column, photo_keys, texts_of
+from .captions import CaptionReader
+from .columns import find_image_column, image_column, photo_keys
 from .download import cached_file, download, is_address
 from .layouts import built_splits, load_folder
 
@@ -98,9 +98,11 @@ def _texts(split, settings):
 
     Otherwise what is learnt from and what is validated with might have photos in common.
     """
-    names = caption_columns(split, settings)
-    cells = zip(*(split[name][:] for name in names), strict=True)
-    captions = [[text for value in row for text in texts_of(value)] for row in cells]
+    reader = CaptionReader(split, settings)
+    cells = zip(*(split[name][:] for name in reader.columns), strict=True)
+    captions = [reader(dict(zip(reader.columns, row, strict=True))) for row in cells]
+    if empty := captions.count([]):
+        logger.warning("%d of %d rows have no caption in %s.", empty, len(captions), " or ".join(reader.columns))
     image = settings.image_column or find_image_column(split)
     if not captions or image is None or any(len(texts) > 1 for texts in captions):
         return captions
@@ -252,11 +254,3 @@ def paths_of(photos):
 def names_of(photos):
     """A name for each photo, to tell people of it: its file's, or its number in the set."""
     return [path.rpartition("/")[2] if path else str(number) for number, path in enumerate(paths_of(photos))]
-
-
-def read_captions(file):
-    """The lines of a text file, one caption each. Raises `ValueError` where there are none."""
-    captions = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not captions:
-        raise ValueError(f"captions_file={file!r} is empty; it should have a caption a line.")
-    return captions

@@ -9,7 +9,8 @@ from torch.utils.data import IterableDataset
 
 from modeling_captioner import PhotoError
 
-from .columns import caption_columns, id_columns, image_column, key_of, texts_of
+from .captions import CaptionReader
+from .columns import id_columns, image_column, key_of
 from .dataset import KARPATHY, load_splits, training_split, validation_split
 from .download import fetch, fetched_ahead, is_address, make_client
 
@@ -29,6 +30,7 @@ class StreamedPhotos(IterableDataset):
 
     def __init__(self, settings, split):
         self.settings, self.split, self.epoch, self.workers = settings, split, 0, settings.download_workers
+        self.without = 0  # rows without captions
         splits = load_splits(settings, streaming=True)
         stream, own = _with_features(next(iter(splits.values()))), None
         self.by_column = "split" in stream.column_names and len(splits) == 1
@@ -45,7 +47,7 @@ class StreamedPhotos(IterableDataset):
             streams = [_with_features(one) for _, one in parts]
             stream = concatenate_datasets(streams) if len(streams) > 1 else streams[0]
         self.image = image_column(stream, settings)
-        self.texts, self.ids = caption_columns(stream, settings), id_columns(stream.features)
+        self.captions_of, self.ids = CaptionReader(stream, settings), id_columns(stream.features)
         if isinstance(stream.features[self.image], Image):
             stream = stream.cast_column(self.image, Image(decode=False))
         self.by_hash = not self.by_column and not own and settings.validation_fraction > 0
@@ -61,8 +63,9 @@ class StreamedPhotos(IterableDataset):
             self.stream = self.stream.shuffle(settings.seed, buffer_size=BUFFER)
 
     def _belongs(self, row):
-        captions = self._captions(row)
+        captions = self.captions_of(row)
         if not captions:
+            self.without += 1
             return False
         if self.by_column:
             return KARPATHY.get(row["split"]) == self.split
@@ -79,9 +82,6 @@ class StreamedPhotos(IterableDataset):
         share = 1 - self.settings.validation_fraction if self.by_hash else 1
         return round(share * sum(told)) if len(told) == len(parts) else None
 
-    def _captions(self, row):
-        return [text for name in self.texts for text in texts_of(row[name])]
-
     def set_epoch(self, epoch):
         self.epoch = epoch
         self.stream.set_epoch(epoch)
@@ -92,12 +92,15 @@ class StreamedPhotos(IterableDataset):
         return self.length
 
     def __iter__(self):
+        self.without = 0
         with make_client(self.workers) as client:
             photos = fetched_ahead(lambda row: (row, self._image(row[self.image], client)), self.stream, self.workers)
             for number, (row, image) in enumerate(photos):
                 name = (_path(image) or str(number)).rpartition("/")[2]
-                row = {"photo": number, "name": name, "image": image, "captions": self._captions(row)}
+                row = {"photo": number, "name": name, "image": image, "captions": self.captions_of(row)}
                 yield row | {"label": None, "epoch": self.epoch}
+        if self.without and self.epoch == 0:
+            logger.warning("%d rows of the stream have no caption.", self.without)
 
     @staticmethod
     def _image(cell, client):

@@ -1,5 +1,6 @@
 """Webdataset shards as people pack them: `Shards`."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,7 +10,8 @@ from datasets import BuilderConfig, DatasetInfo, Features, Image, List, Value
 from datasets.builder import Key
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from .columns import CAPTION_COLUMNS, ID_COLUMNS, SUFFIXES, texts_of
+from .captions import CAPTION_COLUMNS, NotTextError, texts_of
+from .columns import ID_COLUMNS, SUFFIXES
 
 TEXTS = ("txt", "text", "caption", "captions")  # members with a caption a line
 
@@ -18,6 +20,7 @@ TEXTS = ("txt", "text", "caption", "captions")  # members with a caption a line
 class ShardsConfig(BuilderConfig):
     image_column: str = "image"
     caption_column: str | None = None
+    caption_language: str | None = None
 
 
 class Shards(WebDataset):
@@ -41,6 +44,7 @@ class Shards(WebDataset):
             data_files=builder.config.data_files,
             image_column=settings.image_column or "image",
             caption_column=settings.caption_column,
+            caption_language=settings.caption_language,
         )
 
     def _info(self):
@@ -84,8 +88,11 @@ class Shards(WebDataset):
             if suffix in sample:
                 return sample[suffix][1].decode("utf-8-sig", errors="replace").splitlines()
         described = _described(sample)
-        cells = (described.get(column) for column in ([wanted] if wanted else CAPTION_COLUMNS))
-        return next(filter(None, map(texts_of, cells)), [])
+        for column in [wanted] if wanted else CAPTION_COLUMNS:
+            with contextlib.suppress(NotTextError):
+                if texts := texts_of(described.get(column), self.config.caption_language):
+                    return texts
+        return []
 
 
 def samples(members):
