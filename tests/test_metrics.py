@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -33,6 +34,40 @@ MODEL = ["a man rides a horse", "two dogs run in the snow", "a girl stands on a 
 )
 def test_words_are_those_of_the_treebank(caption, words):
     assert tokenize(caption) == words
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("लड़की पानी पीती है।", "लड़की पानी पीती है"),
+        ("الْكَلْبُ يَجْرِي، سريعًا", "الْكَلْبُ يَجْرِي سريعًا"),
+        ("Một con chó đang chạy.", "một con chó đang chạy"),
+        ("মেয়েটি பந்து కుక్క", "মেয়েটি பந்து కుక్క"),
+        ("سگ می\N{ZERO WIDTH NON-JOINER}دود", "سگ می\N{ZERO WIDTH NON-JOINER}دود"),
+        ("一只狗在玩 iPhone 12。", "一 只 狗 在 玩 iphone 12"),
+        ("データを見る", "デ ー タ を 見 る"),
+        ("น้ำใส", "น้ ำ ใ ส"),
+    ],
+)
+def test_words_of_other_scripts_keep_their_marks(caption, words):
+    assert tokenize(caption) == words
+    assert tokenize(unicodedata.normalize("NFD", caption)) == tokenize(unicodedata.normalize("NFC", caption))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("लड़की पानी पीती है", "लड़का पीना पाती हो"),
+        ("الْكَلْبُ يَجْرِي هنا الآن", "الْكُلْبِ يُجَرَّ هنا الآن"),
+        ("一只狗在草地上", "一只猫在雪地里"),
+    ],
+)
+def test_other_words_have_another_score(right, wrong):
+    """Hindi words that differ in their vowel signs alone; Chinese captions that are not single words."""
+    references = [[right], ["something else entirely here"]]
+    for metric in (CiderReward(references), lambda texts, people: [caption_metrics(people, texts)["CIDEr-D"]]):
+        perfect, other = (metric([text, "something else"], references)[0] for text in (right, wrong))
+        assert other < perfect / 2
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="PTBTokenizer needs Java")

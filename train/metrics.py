@@ -3,12 +3,13 @@
 The scorers come from `pycocoevalcap`. Its tokenizer requires Java, so [`tokenize`] replaces it.
 """
 
-import re
 import shutil
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import regex
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.cider.cider_scorer import precook
@@ -17,9 +18,11 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import get_stanford_models
 from pycocoevalcap.spice.spice import Spice
 
+from .words import CHARACTER, LETTER
+
 # The Penn Treebank tokenizer of the COCO evaluation splits off clitics, drops punctuation and keeps hyphenated words.
-CLITICS = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
-WORD = re.compile(r"n't|'(?:s|re|ve|ll|d|m)\b|[#&]|\w+(?:[-/.:]\w+|(?<=\d),\d+)*")
+CLITICS = regex.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
+WORD = regex.compile(rf"n't|'(?:s|re|ve|ll|d|m)\b|[#&]|{CHARACTER}|{LETTER}+(?:[-/.:]{LETTER}+|(?<=\d),\d+)*", regex.V1)
 # Stanford CoreNLP, which SPICE downloads on first use; without a network, that would fail without a message.
 SPICE_MODELS, CORENLP = Path(get_stanford_models.__file__).parent / "lib", "stanford-corenlp-3.6.0"
 END = "<end>"
@@ -30,10 +33,12 @@ SIGMA = 6.0  # of the length penalty (Vedantam et al. 2015, section 5.2)
 def tokenize(caption):
     """Tokenize a caption as the COCO evaluation does: lower case, no punctuation, "man's" as "man 's".
 
+    In scripts without spaces, each character is a word; the COCO evaluation makes a word of each sentence there.
+
     Returns the words, joined by spaces. On 55,667 human captions, 59 results differ from `PTBTokenizer`, most of them
     for abbreviations ("st."); on the 35,000 captions of Flickr8k's training and validation splits, 23.
     """
-    text = caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = unicodedata.normalize("NFC", caption).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return " ".join(WORD.findall(CLITICS.sub(r" \1", text)))
 
 

@@ -4,10 +4,11 @@ For each caption word of medium frequency, a ridge regression on the photo's mea
 the photo contains the word. The result is the cross-validated area under the ROC curve.
 """
 
-import re
 from collections import Counter
 
 import torch
+
+from .words import split_words
 
 WORDS = 120
 FOLDS = 5
@@ -22,7 +23,7 @@ def word_probe(features, captions):
         features: mean region of each photo, (photos, channels), float.
         captions: list of captions of each photo.
     """
-    photo_words = [set(re.findall(r"[a-z]+", " ".join(texts).lower())) for texts in captions]
+    photo_words = [set(split_words(" ".join(texts))) for texts in captions]
     counts = Counter(word for words in photo_words for word in words)
     candidates = [word for word, count in counts.most_common() if count < len(photo_words)]
     skipped = min(SKIPPED, len(candidates) // 4)

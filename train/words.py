@@ -1,14 +1,37 @@
-"""What separates words in different scripts, for captions, vocabulary and metrics."""
+"""Words in all scripts: how captions are split into them and joined again, for the vocabulary and the metrics."""
 
 import regex
 
-# Scripts without spaces between words; captions in them are split into characters, as is common for Chinese.
-# A class for the regular expressions of `regex` and of `tokenizers`. The last one lengthens vowels in Japanese.
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
-# A space that joining words by spaces puts between two such characters.
+# Scripts without spaces between words. Their captions are split into characters, as is common for Chinese.
+UNSPACED_SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+# Sets and patterns for the regular expressions of both `regex` and `tokenizers`. The long vowel mark is of no script.
+UNSPACED = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS) + "ー"
+CHARACTER = rf"[{UNSPACED}&&\w]\p{{M}}*"
+LETTER = rf"[\w&&[^{UNSPACED}]]"  # or digit, with the marks that follow it, such as vowel signs
+# A word may contain apostrophes, hyphens, and joiners (Persian, Sinhala).
+WORD = rf"{CHARACTER}|{LETTER}+(?:['\u2019\u200c\u200d\-]{LETTER}+)*"
+# A space between two such characters, where words were joined with spaces.
 EXTRA_SPACE = rf"(?<=[{UNSPACED}]\p{{M}}?\p{{M}}?) (?=[{UNSPACED}])"
+
+_word = regex.compile(WORD, regex.V1)
+
+
+def split_words(text):
+    """The words of a text in lower case, without punctuation."""
+    return _word.findall(text.lower())
 
 
 def join_words(words):
-    """Join the words of a caption by spaces, or without them in scripts that have none."""
+    """Join words with spaces, except between characters of scripts that have none."""
     return regex.sub(EXTRA_SPACE, "", " ".join(words))
+
+
+def unspaced_scripts(text):
+    """The scripts without spaces that occur in a text."""
+    return [script for script in UNSPACED_SCRIPTS if regex.search(rf"\p{{{script}}}", text)]
+
+
+def describe_words(text):
+    """What the words of a text are: "words", or "characters (Han, ...) and words"."""
+    scripts = unspaced_scripts(text)
+    return f"characters ({', '.join(scripts)}) and words" if scripts else "words"

@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import regex
-from datasets import ClassLabel, Json, List, Translation, TranslationVariableLanguages, Value
+from datasets import ClassLabel, Image, List, Value
 
 from ..words import UNSPACED, join_words
 from .columns import FIRST_ROWS, STRINGS, check_column
@@ -97,7 +97,7 @@ def _may_be_text(feature):
         return _may_be_text(feature.feature)
     if isinstance(feature, Value):
         return feature.dtype in (*STRINGS, "binary", "large_binary", "null")
-    return isinstance(feature, ClassLabel | Json | Translation | TranslationVariableLanguages)
+    return not isinstance(feature, Image)
 
 
 def _type_name(feature):

@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 from datasets import ClassLabel, Image, Value, concatenate_datasets, load_dataset
 
-WORD = re.compile(r"\w+(?:['-]\w+)*")
+from ..words import split_words
+
 WNID = re.compile(r"^n\d{8}[_ ]?")
 MAX_NAME_POSITION = 4  # a sentence is about a name only if the name begins within its first words
 MAX_SENTENCES = 40  # per label, the shortest ones
@@ -92,8 +93,12 @@ def _within(wnid, ranges):
 
 def mentions(caption, names):
     """Whether a caption contains one of the names as whole words, in singular or plural."""
-    words = f" {' '.join(WORD.findall(caption.lower()))} "
-    return any(f" {form} " in words for name in names for form in _inflections(name))
+    words = _spaced(caption)
+    return any(_spaced(form) in words for name in names for form in _inflections(name))
+
+
+def _spaced(text):
+    return f" {' '.join(split_words(text))} "
 
 
 def _inflections(name):
@@ -110,7 +115,7 @@ class LabelSentences:
     def __init__(self, captions):
         self.captions_by_word = {}  # {word: captions that have it among their first words}
         for caption in dict.fromkeys(captions):
-            for word in set(WORD.findall(caption.lower())[:MAX_NAME_POSITION]):
+            for word in set(split_words(caption)[:MAX_NAME_POSITION]):
                 self.captions_by_word.setdefault(word, []).append(caption)
 
     def __call__(self, label):
@@ -120,7 +125,8 @@ class LabelSentences:
 
     def _sentences_about(self, name):
         """The sentences that begin with a name, shortest first."""
-        captions = {text for form in _inflections(name) for text in self.captions_by_word.get(form.split()[0], ())}
+        first_words = {word for form in _inflections(name) for word in split_words(form)[:1]}
+        captions = {text for word in first_words for text in self.captions_by_word.get(word, ())}
         captions = [text for text in captions if _is_about(text, name)]
         return sorted(captions, key=lambda text: (len(text), text))
 
@@ -132,5 +138,5 @@ def bare_name(label):
 
 
 def _is_about(sentence, name):
-    words = WORD.findall(sentence.lower())
-    return mentions(" ".join(words[: MAX_NAME_POSITION + len(name.split()) - 1]), [name])
+    words = split_words(sentence)
+    return mentions(" ".join(words[: MAX_NAME_POSITION + len(split_words(name)) - 1]), [name])
