@@ -48,8 +48,17 @@ class CaptionerEncoder(nn.Module):
         return BaseModelOutput(last_hidden_state=self.project(self.features(pixel_values)))
 
     def features(self, pixel_values):
-        """The last feature map of the network, flattened row by row: (batch, regions, channels)."""
+        """The last feature map of the network, flattened row by row: (batch, regions, channels).
+
+        `pixel_values` (batch, 3, size, size) are cast to the model's dtype. Raises `ValueError` if they are not photos.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3 or not pixel_values.is_floating_point():
+            raise ValueError(
+                "Pass the photos as the pixel_values that the processor returns, (batch, 3, size, size), not as"
+                f" {tuple(pixel_values.shape)} of {pixel_values.dtype}."
+            )
         refresh(self)
+        pixel_values = pixel_values.to(self.norm.weight.dtype)
         # Channels last is a third faster on CPUs, and preferred by tensor cores.
         maps = self.backbone.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
         if maps.ndim == 3:
@@ -139,6 +148,8 @@ class MultiHeadAttention(nn.Module):
 
 ATTENTIONS = {"dot": DotAttention, "additive": AdditiveAttention, "multi_head": MultiHeadAttention}
 RNNS = {"gru": nn.GRU, "lstm": nn.LSTM}
+# Options of `generate` for models with a key-value cache or a text as input, and the values that turn them off.
+UNSUPPORTED = {"guidance_scale": 1, "prefill_chunk_size": None, "prompt_lookup_num_tokens": None}
 # The cache argument of `generate`, which transformers 5.24 renamed.
 CACHE_NAME = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
 
@@ -249,6 +260,7 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = CaptionerConfig
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
+    _is_stateful = True  # an RNN cannot go back to a prefix, as assisted generation would
     _tied_weights_keys = {
         "decoder.output.weight": "decoder.embedding.weight",
         "decoder.output.bias": "decoder.output_bias",
@@ -329,6 +341,13 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == -100, self.config.pad_token_id)
         ids[:, 0] = self.config.decoder_start_token_id
         return ids
+
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
+        """Also refuse what an RNN over a photo cannot do, in one sentence."""
+        for option, neutral in UNSUPPORTED.items():
+            if (value := getattr(generation_config, option, None)) not in (None, neutral):
+                raise ValueError(f"{option}={value!r} does not work with a captioner; leave it out.")
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
     def _expand_inputs_for_generation(self, expand_size=1, input_ids=None, **kwargs):
         """Expand only the words: all captions of a photo share its regions."""

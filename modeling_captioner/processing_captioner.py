@@ -31,11 +31,14 @@ class CaptionerProcessor(ProcessorMixin):
         tokenizer.split_special_tokens = True  # "<end>" in a text is a word like any other
 
     def __call__(self, images=None, text=None, **kwargs):
-        inputs = super().__call__(images=_open_photos(images), text=text, **kwargs)
+        if isinstance(images, list | tuple) and isinstance(text, str):
+            text = [text] * len(images)
+        if isinstance(text, list | tuple) and len({len(ids) for ids in self.tokenizer(list(text)).input_ids}) > 1:
+            raise ValueError(f"text={text!r}: start all captions of a batch with the same number of words.")
+        inputs = super().__call__(images=open_photos(images), text=text, **kwargs)
         if "input_ids" in inputs:
             inputs["decoder_input_ids"] = inputs.pop("input_ids")
-            if any(0 in mask for mask in inputs.pop("attention_mask", [])):
-                raise ValueError(f"text={text!r}: start all captions of a batch with the same number of words.")
+            inputs.pop("attention_mask", None)
         return inputs
 
     def decode(self, token_ids, text=None, **kwargs):
@@ -59,14 +62,18 @@ class CaptionerProcessor(ProcessorMixin):
         return [*self.image_processor.model_input_names, "decoder_input_ids"]
 
 
-def _open_photos(images):
+def open_photos(images):
     """`images` with each photo opened, and arrays of pixels as they are."""
     if isinstance(images, list | tuple):
-        return [_open_photos(image) for image in images]
+        return [open_photos(image) for image in images]
     if isinstance(images, str) and images.startswith(("http://", "https://", "data:")):
         images = _download(images)
-    is_photo = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or hasattr(images, "read")
-    return open_photo(images) if is_photo else images
+    return open_photo(images) if is_photo(images) else images
+
+
+def is_photo(value):
+    """Whether `open_photo` can be asked to open it; if not, it is an array of pixels or no photo at all."""
+    return isinstance(value, str | os.PathLike | bytes | bytearray | Image.Image) or hasattr(value, "read")
 
 
 def _download(url):

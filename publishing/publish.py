@@ -77,6 +77,8 @@ def write_repository(source, folder, dtype=torch.float16):
     onnx_files = find_onnx(source) or []
     tensors = {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
     tensors |= {name: _convert(parameter.data, dtype) for name, parameter in model.named_parameters()}
+    pipeline = {"impl": "pipeline_captioner.CaptionerPipeline", "pt": ["AutoModelForImageTextToText"]}
+    model.config.custom_pipelines = {"image-text-to-text": pipeline}
     save_captioner(model, processor, folder, tensors)
     if Path(folder).resolve() != SHIPPED:
         for file in [*SHIPPED.glob("*.py"), *SHIPPED.glob("requirements.txt")]:

@@ -101,13 +101,14 @@ tell({
 
 
 def test_pipeline(fresh, repository, files):
-    """For one photo and for several; the pipeline insists on a text, which begins the caption."""
+    """For one photo and for several, with and without a text, which starts the caption."""
     told = fresh(
         """
 captioner = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
 answers = [captioner(images=photos[0], text=""), captioner(images=photos[0], text="a red")]
 several = captioner(images=photos, text=[""] * len(photos))
-tell([answer["generated_text"] for answer in sum(answers, []) + several])
+bare = captioner(photos[0]) + captioner(images={"images": photos[0]}) + captioner(photos) + captioner(photos, "a red")
+tell([answer["generated_text"] for answer in sum(answers, []) + several + bare])
 """,
         repository,
         files,
@@ -115,7 +116,11 @@ tell([answer["generated_text"] for answer in sum(answers, []) + several])
     captions = captions_here(repository, files)
     assert told[0] == captions[0]
     assert told[1].startswith("a red")
-    assert told[2:] == captions
+    several, bare = told[2 : 2 + len(files)], told[2 + len(files) :]
+    assert several == captions
+    assert bare[: 2 + len(files)] == [captions[0], captions[0], *captions]
+    assert bare[2 + len(files)] == told[1]
+    assert len(bare) == 2 + 2 * len(files)
 
 
 def test_half_precision_is_stored_and_run_if_asked_for(fresh, repository, files):

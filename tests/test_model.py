@@ -281,3 +281,51 @@ def test_a_begun_caption_keeps_the_words_as_written(tiny_captioner, drawn_photos
     again = explain_caption(model, processor, photos[0], explanation.caption)
     assert " ".join(word.text for word in again.words) == explanation.caption
     assert [word.probability for word in again.words] == pytest.approx([w.probability for w in explanation.words])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_half_precision_takes_the_processors_pixels(tiny_captioner, drawn_photos, dtype):
+    model, processor = tiny_captioner()
+    model.to(dtype)
+    inputs = processor(images=[photo for photo, _ in drawn_photos], return_tensors="pt")
+    assert inputs.pixel_values.dtype == torch.float32
+    settings = settings_of(model) | {"max_new_tokens": 3}
+    halves = model.generate(**inputs.to(dtype), **settings)
+    assert model.generate(**inputs, **settings).tolist() == halves.tolist()
+    assert model(inputs.pixel_values, labels=torch.full((8, 2), 4)).logits.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"guidance_scale": 2.0}, "guidance_scale=2.0 does not work with a captioner"),
+        ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens=2 does not work"),
+        ({"prefill_chunk_size": 2}, "prefill_chunk_size=2 does not work"),
+    ],
+)
+def test_generation_that_needs_more_than_an_rnn_is_refused_by_name(tiny_captioner, photos, options, named):
+    model, _ = tiny_captioner()
+    with pytest.raises(ValueError, match=named):
+        model.generate(photos, **options, **settings_of(model))
+    with pytest.raises(ValueError, match="assisted generation is not supported"):
+        model.generate(photos, assistant_model=model, **settings_of(model))
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda photos: photos[0], lambda photos: photos[:, :1], lambda photos: photos.byte()]
+)
+def test_pixels_that_are_not_the_processors_are_refused(tiny_captioner, photos, wrong):
+    model, _ = tiny_captioner()
+    with pytest.raises(ValueError, match="the pixel_values that the processor returns"):
+        model.generate(wrong(photos), **settings_of(model))
+    with pytest.raises(ValueError, match="the pixel_values that the processor returns"):
+        model.generate(decoder_input_ids=torch.tensor([[2]]), **settings_of(model))  # without a photo
+
+
+def test_one_text_serves_all_photos(tiny_captioner, drawn_photos):
+    _, processor = tiny_captioner()
+    inputs = processor(images=[photo for photo, _ in drawn_photos[:3]], text="a red", return_tensors="pt")
+    assert processor.batch_decode(inputs.decoder_input_ids) == ["<start> a red"] * 3
+    with pytest.raises(ValueError, match="same number of words"):
+        processor(images=[photo for photo, _ in drawn_photos[:2]], text=["a", "a red"], return_tensors="pt")
