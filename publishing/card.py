@@ -101,13 +101,13 @@ def _stages(file):
     """The settings of all training stages, and the command line of the run."""
     if not file.exists():
         return [], ""
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8", errors="surrogateescape")
     return yaml.safe_load(text), text.splitlines()[0].removeprefix("# ") if text.startswith("# ") else ""
 
 
 def _best(file):
     """The metrics of the saved weights, which scored best in the last stage; {} if there are none."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     rows = [row for row in rows if "score" in row and row["stage"] == rows[-1]["stage"]]
     best = max(rows, key=lambda row: row["score"], default={})
     return {metric: best[metric] for metric in METRICS if metric in best}

@@ -8,8 +8,9 @@ import unicodedata
 import pytest
 from datasets import ClassLabel, Dataset, Features, Translation, TranslationVariableLanguages
 from datasets import config as datasets_config
+from transformers import PreTrainedTokenizerFast
 
-from train.data import StreamedPhotos, captioned_dataset, read_captions
+from train.data import StreamedPhotos, captioned_dataset, make_tokenizer, read_captions
 from train.data.captions import clean
 from train.settings import Settings
 
@@ -159,3 +160,25 @@ def test_a_file_of_captions_in_another_encoding_is_named(tmp_path):
         read_captions(str(tmp_path / "captions.txt"))
     (tmp_path / "captions.txt").write_text("con chó\n", encoding="utf-8-sig")
     assert read_captions(str(tmp_path / "captions.txt")) == ["con chó"]
+
+
+SENTENCES = {
+    "Vietnamese": "Một con chó đang chạy",
+    "Chinese": "一只狗在玩",
+    "Japanese": "データを見る",
+    "Hindi": "लड़की पानी पीती है",
+    "Arabic": "الْكَلْبُ يَجْرِي",
+    "Persian": "سگ می\N{ZERO WIDTH NON-JOINER}دود",
+    "Thai": "น้ำใส",
+    "mixed": "一只狗在玩 iphone 12",
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES.values(), ids=SENTENCES)
+def test_captions_of_every_script_come_back_as_they_were(sentence, tmp_path):
+    make_tokenizer([sentence, "other words"], min_count=1).save_pretrained(tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    for form in ("NFC", "NFD"):
+        ids = tokenizer(unicodedata.normalize(form, sentence)).input_ids
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == unicodedata.normalize("NFC", sentence.lower())

@@ -3,12 +3,15 @@
 import io
 import itertools
 import json
+import os
 import random
+import subprocess
+import sys
 import tarfile
 
 import datasets
 import pytest
-from conftest import COLOURS, SHAPES
+from conftest import COLOURS, ROOT, SHAPES
 from PIL import Image, ImageDraw
 from test_training import arguments, caption_folder
 
@@ -166,3 +169,27 @@ def test_drawings_never_seen_are_captioned_right(tmp_path):
     run(resolve(arguments(data_dir=tmp_path / "set", output_dir=tmp_path / "run", **options)))
     photos, captions = zip(*held_out, strict=True)
     assert caption_folder(tmp_path / "run", list(photos)) == list(captions)
+
+
+def test_names_and_captions_in_other_scripts_under_another_code_page(drawn_photos, tmp_path):
+    """As on Windows: folders, photos and captions in Cyrillic and Chinese; no file in the locale's encoding."""
+    folder = tmp_path / "Фото" / "图片"
+    folder.mkdir(parents=True)
+    rows = []
+    for number, (photo, _) in enumerate(drawn_photos):
+        photo.save(folder / f"фото {number}.png")
+        rows.append({"file_name": f"фото {number}.png", "text": "一只狗" if number % 2 else "рыжий кот"})
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "metadata.jsonl").write_text(content, encoding="utf-8")
+    options = arguments(data_dir=folder, output_dir=tmp_path / "вывод", validation_fraction=0, max_train_steps=2)
+    strict = (
+        "import warnings; warnings.filterwarnings('error', category=EncodingWarning,"
+        " module='(train|publishing|captioning|modeling_captioner)[.]'); from train.cli import main; main()"
+    )
+    command = [sys.executable, "-X", "warn_default_encoding", "-c", strict, *options]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    for resume in ([], ["--resume_from_checkpoint", "last"]):
+        end = subprocess.run([*command, *resume], env=environment, capture_output=True, text=True, cwd=ROOT)
+        assert end.returncode == 0, end.stderr[-2000:]
+        assert resume or "characters (Han) and words" in end.stdout
+    assert str(folder) in (tmp_path / "вывод" / "settings.yaml").read_text(encoding="utf-8").splitlines()[0]

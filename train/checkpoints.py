@@ -71,7 +71,7 @@ def weights_by_score(folder):
     """The weight files of the complete checkpoints in `folder`, sorted by validation score, best first."""
     scores = {}
     for marker in folder.glob(f"step-*/{COMPLETE}"):
-        score = json.loads((marker.parent / "state.json").read_text())["progress"].get("score")
+        score = json.loads((marker.parent / "state.json").read_text(encoding="utf-8"))["progress"].get("score")
         if score is not None:
             average = marker.with_name("average.safetensors")
             scores[average if average.exists() else marker.with_name(MODEL)] = score
@@ -139,7 +139,7 @@ def _write(part, modules, optimizer, state):
         save_file(_untied(module), part / f"{name}.safetensors")
     tensors, numbers = _split(optimizer.state_dict())
     save_file(tensors, part / "optimizer.safetensors")
-    (part / "state.json").write_text(json.dumps(state | {"optimizer": numbers}))
+    (part / "state.json").write_text(json.dumps(state | {"optimizer": numbers}), encoding="utf-8")
     (part / COMPLETE).touch()
 
 
@@ -154,7 +154,7 @@ def load(path, modules, optimizer, scheduler):
     try:
         for name, module in modules.items():
             load_model(module, path / f"{name}.safetensors")
-        state = json.loads((path / "state.json").read_text())
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), state["optimizer"]))
         scheduler.load_state_dict(state["scheduler"])
         return state["progress"]

@@ -29,6 +29,7 @@ from .history import History
 from .loop import train
 from .settings import Settings
 from .stages import STAGES
+from .words import describe_words
 
 RECIPES = Path(__file__).parent / "recipes"
 # Settings that are also options of the model's configuration.
@@ -38,6 +39,7 @@ MODEL_OPTIONS = [
 TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]  # can be changed when loading a trained model
 PROCESS_TIMEOUT = timedelta(hours=12)  # processes wait for the main one, which may be checking all photos
 DATASET_OPTIONS = ["dataset_name", "dataset_config_name", "data_dir"]
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files need not be Unicode
 RUN_OPTIONS = ["model", "output_dir", "mixed_precision", "report_to"]  # the same in all stages
 
 
@@ -82,7 +84,7 @@ def read_recipe(name):
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise ValueError(f"recipe={name!r} does not exist; choose one of {known}, or give the path of a YAML file.")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ValueError(f"recipe={name!r} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
@@ -126,7 +128,8 @@ def evaluate_only(settings):
     if evaluated:
         results, scores = evaluated
         write_evaluation(results, scores, settings.output_dir)
-        print("".join(f"{name:8} {value:.4g}\n" for name, value in scores.items()), end="", flush=True)
+        for name, value in scores.items():
+            print(f"{name:8} {value if isinstance(value, str) else format(value, '.4g')}", flush=True)
     accelerator.end_training()
 
 
@@ -166,8 +169,9 @@ def run(stages, arguments=()):
         settings_file = folder / "settings.yaml"
         command = f"# {shlex.join(['accelerate', 'launch', 'train/', *map(str, arguments)])}"
         if checkpoint and settings_file.exists():  # keep the command that started the run: it reproduces it
-            command = settings_file.read_text().partition("\n")[0]
-        settings_file.write_text(f"{command}\n{yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])}")
+            command = settings_file.read_text(**TEXT).partition("\n")[0]
+        options = yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])
+        settings_file.write_text(f"{command}\n{options}", **TEXT)
     accelerator.wait_for_everyone()
     set_seed(first.seed)  # for the initial weights of a new captioner
     history = History(accelerator, folder, resume=bool(checkpoint))
@@ -246,6 +250,8 @@ def vocabulary_texts(settings):
 def new_captioner(settings):
     """Create a captioner with random decoder weights, and its processor with the vocabulary of the training texts."""
     tokenizer = make_tokenizer(vocabulary_texts(settings), settings.min_word_count)
+    words = describe_words(" ".join(tokenizer.get_vocab()))
+    PartialState().print(f"The vocabulary: {len(tokenizer)} {words}; captions are scored in {words}, too.")
     size = {"height": settings.image_size, "width": settings.image_size}
     images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     config = CaptionerConfig(

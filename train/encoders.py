@@ -1,5 +1,7 @@
 """Freezing the encoder and loading its pretrained weights."""
 
+from pathlib import Path
+
 import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -25,16 +27,19 @@ def trainable_from(encoder, block, freeze_batch_norm=False):
 
 
 def load_encoder_weights(encoder, name, source):
-    """Load the backbone's weights from a safetensors file, or timm's pretrained weights if `source` is "timm"."""
+    """Load the backbone's weights from a safetensors file or a captioner's folder, or timm's if `source` is "timm"."""
     if source == "timm":
         tensors = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     else:
         try:
-            tensors = load_file(source)
+            tensors = load_file(Path(source) / "model.safetensors" if Path(source).is_dir() else source)
         except SafetensorError as error:
             raise ValueError(
                 f"encoder_weights={source!r} is not a safetensors file, or is corrupted; download it again."
             ) from error
+    prefix = "encoder.backbone."  # of a captioner
+    if any(key.startswith(prefix) for key in tensors):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     missing, unexpected = encoder.backbone.load_state_dict(tensors, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]

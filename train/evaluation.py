@@ -8,6 +8,7 @@ from captioning.outputs import image_id
 from .loop import evaluate, explain_worker_errors
 from .metrics import caption_metrics, java_metrics
 from .stages.captions import Captions, mean_loss
+from .words import describe_words
 
 
 def evaluate_captioner(accelerator, captioner, processor, settings):
@@ -25,7 +26,8 @@ def evaluate_captioner(accelerator, captioner, processor, settings):
     if not accelerator.is_main_process:
         return None
     references, captions = ([row[name] for row in results.values()] for name in ("references", "caption"))
-    scores = {"photos": len(results), "loss": mean_loss(results)}
+    words = describe_words(" ".join(text for texts in references for text in texts))
+    scores = {"photos": len(results), "words": words, "loss": mean_loss(results)}
     return results, scores | caption_metrics(references, captions) | java_metrics(references, captions)
 
 
@@ -37,5 +39,5 @@ def write_evaluation(results, scores, folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"image_id": image_id(row["name"]), "caption": row["caption"]} for row in results.values()]
-    (folder / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    (folder / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ class History:
     def __init__(self, accelerator, folder, resume):
         self.accelerator, self.folder, self.file = accelerator, folder, folder / "history.jsonl"
         self.stage, self.means, self.latest = None, [], {}
-        self.rows = [json.loads(line) for line in self.file.read_text().splitlines()] if resume else []
+        self.rows = [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()] if resume else []
         self._write()
 
     def start_stage(self, stage):
@@ -84,7 +84,7 @@ class History:
         if self.accelerator.is_main_process:
             part = self.file.with_suffix(".part")
             with writing(self.file):
-                part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+                part.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
             part.replace(self.file)
 
     def _plot_curves(self):

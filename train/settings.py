@@ -22,7 +22,8 @@ class Settings:
     )
     encoder_weights: str | None = option(
         None,
-        "Encoder weights of a new captioner: a safetensors file, or 'timm' for timm's pretrained weights from the Hub.",
+        "Encoder weights of a new captioner: a safetensors file, a captioner's folder, or 'timm' for timm's pretrained"
+        " weights from the Hub.",
     )
     resume_from_checkpoint: str | None = option(
         None, "'last' to resume from the last complete checkpoint in output_dir, or the path of a checkpoint."

@@ -16,9 +16,10 @@ from .dataset import names_of, photo_of
 from .labels import label_names
 from .vocabulary import encode
 
-MAX_WORDS = 40  # longer captions are truncated
+MAX_WORDS = 80  # or characters, in scripts without spaces; longer captions are truncated
 CROP_SCALE = (0.8, 1.0)  # fraction of width and height; large, so that the objects of the caption stay visible
-SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+# Left and right in English, Vietnamese, Chinese and Japanese, Hindi, and Arabic.
+SIDES = re.compile(r"\b(left|right|trái|phải)|[左右]|बा[एय]|दा[एय]|يسار|يمين", re.IGNORECASE)
 MIN_CHECKED = 100  # photos of a stream to check before too many broken ones stop the run
 logger = logging.getLogger(__name__)
 

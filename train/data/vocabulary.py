@@ -2,8 +2,10 @@
 
 from collections import Counter
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from ..words import EXTRA_SPACE, WORD, unspaced_scripts
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")  # ids 0 to 3, the defaults of CaptionerConfig
 
@@ -12,12 +14,13 @@ def make_tokenizer(captions, min_count):
     """Build a word-level tokenizer whose vocabulary is sorted by descending frequency in `captions`.
 
     Text is lower-cased and split into words of letters, digits, and apostrophes or hyphens inside a word; punctuation
-    is dropped. `tokenizer(text)` prepends `<start>`; `tokenizer.decode` joins words with spaces. Raises `ValueError` if
-    no word occurs `min_count` times.
+    is dropped. In scripts without spaces, such as Chinese, each character is a word. `tokenizer(text)` prepends
+    `<start>`; `tokenizer.decode` joins words with spaces, but not such characters. Raises `ValueError` if no word
+    occurs `min_count` times.
     """
     splitter = Tokenizer(models.WordLevel({}, unk_token="<unk>"))
-    splitter.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    splitter.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+(?:['\u2019\-]\w+)*"), "removed", invert=True)
+    splitter.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    splitter.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
     counts = Counter(word for caption in captions for word in _words(splitter, caption))
     words = [word for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= min_count]
     if not words:
@@ -28,6 +31,9 @@ def make_tokenizer(captions, min_count):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<start> $A", special_tokens=[("<start>", vocabulary["<start>"])]
     )
+    if unspaced_scripts(" ".join(words)):
+        spaced = [decoders.Replace(Regex(r"\z"), " "), decoders.Fuse()]
+        tokenizer.decoder = decoders.Sequence([*spaced, decoders.Replace(Regex(rf"{EXTRA_SPACE}|\s+\z"), "")])
     pad, unk, start, end = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, unk_token=unk, bos_token=start, eos_token=end
