@@ -128,8 +128,13 @@ def evaluate_only(settings):
     if evaluated:
         results, scores = evaluated
         write_evaluation(results, scores, settings.output_dir)
-        for name, value in scores.items():
-            print(f"{name:8} {value if isinstance(value, str) else format(value, '.4g')}", flush=True)
+        words = describe_words(" ".join(text for row in results.values() for text in row["references"]))
+        print(
+            "".join(f"{name:8} {value:.4g}\n" for name, value in scores.items()),
+            f"scored in {words}",
+            sep="",
+            flush=True,
+        )
     accelerator.end_training()
 
 

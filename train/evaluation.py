@@ -8,7 +8,6 @@ from captioning.outputs import image_id
 from .loop import evaluate, explain_worker_errors
 from .metrics import caption_metrics, java_metrics
 from .stages.captions import Captions, mean_loss
-from .words import describe_words
 
 
 def evaluate_captioner(accelerator, captioner, processor, settings):
@@ -26,8 +25,7 @@ def evaluate_captioner(accelerator, captioner, processor, settings):
     if not accelerator.is_main_process:
         return None
     references, captions = ([row[name] for row in results.values()] for name in ("references", "caption"))
-    words = describe_words(" ".join(text for texts in references for text in texts))
-    scores = {"photos": len(results), "words": words, "loss": mean_loss(results)}
+    scores = {"photos": len(results), "loss": mean_loss(results)}
     return results, scores | caption_metrics(references, captions) | java_metrics(references, captions)
 
 
