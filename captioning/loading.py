@@ -54,8 +54,8 @@ def load_captioner(name, device, dtype, **options):
             **options,
         )
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-        if loaded["missing_keys"]:
-            raise ValueError(f"{len(loaded['missing_keys'])} weights are missing; save it again.")
+        if missing := loaded["missing_keys"] - model.all_tied_weights_keys.keys():
+            raise ValueError(f"{len(missing)} weights are missing; save it again.")
     except (OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         if Path(name).is_dir():
             raise ValueError(f"{name} is damaged: its files are unreadable or do not match; save it again.") from error

@@ -263,7 +263,7 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _is_stateful = True  # an RNN cannot go back to a prefix, as assisted generation would
     _tied_weights_keys = {
         "decoder.output.weight": "decoder.embedding.weight",
-        "decoder.output.bias": "decoder.output_bias",
+        r"decoder.output\.bias": "decoder.output_bias",  # keys are patterns: a plain dot would match output_bias itself
     }
     _no_split_modules = ["CaptionerEncoder", "CaptionerDecoder"]
 
