@@ -194,7 +194,8 @@ class CaptionerDecoder(nn.Module):
         self.attention = ATTENTIONS[config.attention_type](config)
         self.second_rnn = rnn(2 * hidden, hidden, batch_first=True)
         self.narrow = Linear(hidden, config.embedding_size)
-        self.output = Linear(config.embedding_size, config.vocab_size)  # tied to the embedding and to output_bias
+        # Tied to the embedding and to output_bias: without memory of its own, and without random draws.
+        self.output = Linear(config.embedding_size, config.vocab_size, device="meta")
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.dropout = nn.Dropout(config.dropout)
 
