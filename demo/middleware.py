@@ -27,6 +27,7 @@ OPEN_ROUTES = {
     *(f"{API}/{name}" for name in ("api/{api_name}", "call/{api_name}", "call/{api_name}/{event_id}")),
     *(f"{API}/{name}" for name in ("call/v2/{api_name}", "call/v2/{api_name}/{event_id}", "run/{api_name}")),
     *(f"{API}/{name}" for name in ("queue/data", "queue/join", "queue/status")),
+    f"{API}/component_server",  # the functions of "How it works"
 }
 HEADERS = {
     "X-Content-Type-Options": "nosniff",  # browsers must not execute uploads that are served as text

@@ -33,7 +33,7 @@ PIXELS = (
 def test_photo_is_captioned_and_each_word_has_its_map(open_page, captioner, width, theme):
     page = open_page(width, theme=theme)
     upload_photo(page, EXAMPLES / "coffee.jpg")
-    page.locator("input.blur").fill("0.2")
+    page.locator("input.blur").fill("0.15")  # the minimum: where the map is sampled, no neighbour mixes in
     expected = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "coffee.jpg"))
     assert " ".join(caption_words(page)) == expected.caption == page.locator(".announcement").text_content()
 
@@ -41,9 +41,7 @@ def test_photo_is_captioned_and_each_word_has_its_map(open_page, captioner, widt
     for number, word in enumerate(expected.words):
         page.locator(".word").nth(number).hover()
         drawn.append(map_pixels(page))
-        assert word.map[brightest_region(drawn[-1])] > 0.95 * word.map.max(), (
-            word.text
-        )  # of nearly equal regions the photo below decides
+        assert word.map[brightest_region(drawn[-1])] > 0.97 * word.map.max(), word.text
     maps = np.stack([word.map for word in expected.words])
     furthest = np.abs(maps - maps[0]).sum(axis=(1, 2)).argmax()
     assert np.abs(drawn[0].astype(int) - drawn[furthest]).mean() > 2
@@ -67,9 +65,7 @@ def test_regions_show_the_grid_of_weights(open_page, captioner):
     words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "flower.jpg")).words
     for number, word in enumerate(words):
         page.locator(".word").nth(number).hover()
-        assert word.map[brightest_region(map_pixels(page))] > 0.95 * word.map.max(), (
-            word.text
-        )  # of nearly equal regions the photo below decides
+        assert word.map[brightest_region(map_pixels(page))] > 0.97 * word.map.max(), word.text
 
 
 @pytest.mark.parametrize(("widths", "zoom"), [((360, 1280), 3), ((1280, 360), 1), ((1600, 1000), 1.5)])

@@ -306,7 +306,7 @@ CLOSED = [
     "proxy=https://example.org",
     "file=https://example.org/",
     "vibe-code",
-    "component_server",
+    "stream/x",
 ]
 SPELLINGS = ["{api}/{route}", "{api}/{upper}", "/{api}/{route}", "{api}//{route}", "{api}%2F{route}", "{api}/./{route}"]
 SPELLINGS += ["captioner/{api}/{route}", "captioner/captioner/{api}/{route}", "captioner//{api}/{route}"]
