@@ -229,3 +229,13 @@ def test_every_recipe_resolves(name):
     stages = resolve(["--recipe", name, "--data_dir", "somewhere"])
     assert stages[-1].stage in ("captions", "self_critical")
     assert all(stage.data_dir == "somewhere" for stage in stages)
+
+
+def test_captions_of_a_new_captioner_have_at_least_so_many_words(drawn_set, drawn_photos, tmp_path):
+    options = {"min_new_tokens": 12, "max_new_tokens": 14, "max_train_steps": 1}  # the drawn captions have seven words
+    run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, **options)))
+    model, processor = (
+        kind.from_pretrained(tmp_path) for kind in (CaptionerForConditionalGeneration, CaptionerProcessor)
+    )
+    ids = model.generate(**processor(images=[photo for photo, _ in drawn_photos], return_tensors="pt"))
+    assert all(len(caption.split()) >= 12 for caption in processor.batch_decode(ids, skip_special_tokens=True))

@@ -271,6 +271,7 @@ def new_captioner(settings):
         suppress_tokens=[config.pad_token_id, config.unk_token_id, config.bos_token_id],
         num_beams=settings.num_beams,
         max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens,
         no_repeat_ngram_size=3,
     )
     if settings.encoder_weights:

@@ -146,6 +146,7 @@ class Settings:
     # captions
     num_beams: int = option(3, "Number of beams for validation captions.")
     max_new_tokens: int = option(20, "Maximum number of words of a validation caption.")
+    min_new_tokens: int | None = option(None, "Minimum length of the captions of a new captioner, in words.")
     captions_per_photo: int = option(
         5, "Number of captions to use per photo: the first ones, repeated if a photo has fewer."
     )
