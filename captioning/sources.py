@@ -1,5 +1,6 @@
 """Photo sources: paths, folders, glob patterns, lists of paths, datasets."""
 
+import codecs
 import glob
 import io
 import os
@@ -22,10 +23,24 @@ def find_photos(patterns, lists, recursive):
 
 
 def read_list(file):
-    """Read paths from a file ("-" for standard input), one per line or NUL-separated as written by `find -print0`."""
+    """Read paths from a file ("-" for standard input), one per line or NUL-separated as written by `find -print0`.
+
+    The file may start with a byte order mark, and with that of UTF-16 it is read as such. Raises `ValueError` for
+    anything else that contains NULs.
+    """
     data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    paths = data.split(b"\0") if b"\0" in data else data.splitlines()
-    return [os.fsdecode(path) for path in paths if path.strip()]
+    refusal = f"{'Standard input' if file == '-' else file} is not a list of paths in UTF-8; save it as UTF-8."
+    try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            data = data.decode("utf-16").encode()
+        paths = data.split(b"\0") if b"\0" in data else data.splitlines()
+        paths = [os.fsdecode(path.removeprefix(codecs.BOM_UTF8)) for path in paths if path.strip()]
+    except UnicodeError as error:
+        raise ValueError(refusal) from error
+    # UTF-16 without a mark, or a binary file, is split within its words, where "." or "/" would be the whole disk.
+    if b"\0" in data and not all(os.path.exists(path) for path in paths if len(path) == 1):
+        raise ValueError(refusal)
+    return paths
 
 
 def expand(pattern, recursive):

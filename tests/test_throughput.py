@@ -96,6 +96,40 @@ def test_photos_by_pattern_list_and_standard_input(captions, files, tmp_path, ru
             assert run_here(*arguments) == (0, lines[:2], [])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_lists_of_windows(captions, files, tmp_path, run_here, monkeypatch, encoding):
+    """With a byte order mark, in UTF-16, with carriage returns, and with photos in folders of several languages."""
+    below = tmp_path / "ảnh 照片" / "0.png"
+    below.parent.mkdir()
+    shutil.copy(files[0], below)
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "list").write_bytes(f"{mark}{files[1]}\r\n{below}\r\n\r\n{files[2]}\r\n".encode(encoding))
+    first, second = (f"{path}\t{captions[str(path)]}" for path in files[1:3])
+    lines = [first, f"{below}\t{captions[str(files[0])]}", second]
+    assert run_here("--list", tmp_path / "list") == (0, lines, [])
+    with (tmp_path / "list").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert run_here("-") == (0, lines, [])
+
+
+def test_what_is_no_list_of_paths_captions_nothing(files, tmp_path, run_here, monkeypatch):
+    """Split at the NULs of UTF-16 or of a picture, "." would be the whole folder and "/" the whole disk."""
+    monkeypatch.chdir(tmp_path)
+    for content in ("./0.png\r\n", "./1.png", "C:\\照片\\1.jpg\r\n", "./0.png\n/"):
+        for encoding in ("utf-16-le", "utf-16-be"):
+            (tmp_path / "list").write_bytes(content.encode(encoding))
+            error = "error: list is not a list of paths in UTF-8; save it as UTF-8."
+            assert run_here("--list", "list") == (1, [], [error])
+    assert run_here("--list", "0.png") == (1, [], ["error: 0.png is not a list of paths in UTF-8; save it as UTF-8."])
+    (tmp_path / "list").write_bytes("./0.png".encode("utf-16")[:-1])
+    assert run_here("--list", "list") == (1, [], [error])
+    (tmp_path / "a").mkdir()
+    shutil.copy(files[0], tmp_path / "a")
+    (tmp_path / "list").write_bytes(b"a\0")
+    status, lines, errors = run_here("--list", "list")
+    assert (status, len(lines), errors) == (0, 1, []), "a folder whose name is one letter"
+
+
 def test_a_data_set(drawn_set, drawn_photos, tmp_path, run_here):
     """Streamed, with the row's number as its name; --resume skips the rows that are done."""
     expected = [(f"validation/{number}", caption) for number, (_, caption) in enumerate(drawn_photos)]
