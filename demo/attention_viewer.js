@@ -2,6 +2,7 @@
 // `element`, `props`, `trigger`, `upload` and `watch` in scope. `props.value` contains all maps, so exploring them needs no
 // requests to the server.
 
+const panel = element.closest(".caption-panel"); // also contains the photo input
 const [viewer, frame, photo, canvas, words] = [".viewer", ".frame", ".photo", ".map", ".words"].map(find);
 const wordButtons = () => [...words.querySelectorAll(".word")];
 const mapOptions = { regions: false, blur: 0.5, strength: 1 };
@@ -112,9 +113,9 @@ function render() {
   const focused = document.activeElement; // may be removed below
   const keyboardFocus = focused?.matches(":focus-visible") && viewer.contains(focused);
   viewer.hidden = !answer.photo;
-  document.querySelector("#caption_tab").classList.toggle("has-caption", Boolean(answer.photo));
+  panel.classList.toggle("has-caption", Boolean(answer.photo));
   if (!answer.photo) {
-    if (keyboardFocus) document.querySelector("#photo button")?.focus();
+    if (keyboardFocus) panel.querySelector(".photo-input button")?.focus();
     return;
   }
   photo.src = answer.photo;

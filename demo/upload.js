@@ -1,10 +1,10 @@
-// Uploads a photo that is dropped on the viewer or pasted anywhere while the tab is open. Gradio's image input, which
-// does this otherwise, is hidden while a caption is shown.
+// Uploads a photo that is dropped on the viewer or pasted while its tab is open. Gradio's image input, which does this
+// otherwise, is hidden while a caption is shown.
 
 async function uploadPhoto(file) {
   if (!file) return;
   const { path, url } = await upload(file);
-  window.uploadedPhoto = { path, url, orig_name: file.name, meta: { _type: "gradio.FileData" } };
+  panel.uploadedPhoto = { path, url, orig_name: file.name, meta: { _type: "gradio.FileData" } };
   trigger("photo_uploaded");
 }
 
@@ -14,5 +14,7 @@ viewer.addEventListener("drop", (event) => {
   uploadPhoto(event.dataTransfer.files[0]);
 });
 document.addEventListener("paste", (event) => {
-  if (document.querySelector("#caption_tab").offsetParent) uploadPhoto(event.clipboardData.files[0]);
+  const visible = [...document.querySelectorAll(".caption-panel")].filter((other) => other.offsetParent);
+  const focused = event.target.closest(".caption-panel");
+  if (panel === (visible.includes(focused) ? focused : visible[0])) uploadPhoto(event.clipboardData.files[0]);
 });

@@ -1,0 +1,108 @@
+"""A photo, its caption and where the model looked for each word: the components and events that tabs share.
+
+`panel` is the `elem_id` of the column that contains the photo input and its viewer; the scripts of the viewer look for
+the photo input there, so that several viewers can be on one page.
+"""
+
+from pathlib import Path
+
+import gradio as gr
+
+from demo.i18n import TEXTS, get_language
+from demo.predict import MASK_SIDE, MAX_DISPLAY_SIDE, apply_mask, caption_upload, check_text, explanation_to_dict
+from demo.uploads import check_upload, open_upload
+from modeling_captioner import explain_caption
+
+FOLDER = Path(__file__).parent
+EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
+# Gradio runs a component's script as one function, so the files share one scope.
+VIEWER_SCRIPTS = (
+    "i18n.js",
+    "dom.js",
+    "attention_map.js",
+    "word_buttons.js",
+    "attention_viewer.js",
+    "upload.js",
+    "occlusion.js",
+)
+# Options of the events that run the model. They share one concurrency limit, so that the batcher sees them together.
+MODEL_EVENT = {"show_progress": "minimal", "concurrency_id": "model"}
+
+
+def add_panel(elem_id):
+    """A column for a photo input and its viewer, to be used as a context manager."""
+    return gr.Column(elem_id=elem_id, elem_classes="caption-panel", min_width=320)
+
+
+def add_photo_input(translate, elem_id="photo"):
+    """Add the input for a photo. Its value is the path of the uploaded file."""
+    photo = gr.Image(
+        type="filepath",
+        sources=["upload", "webcam", "clipboard"],
+        height=320,
+        elem_id=elem_id,
+        elem_classes="photo-input",
+        buttons=[],
+    )
+    # Pass the uploaded file on unchanged: open_photo decodes it, and reports what is wrong with it.
+    photo.preprocess = lambda payload: payload and check_upload(payload.path)
+    return translate(photo, label="photo", placeholder="photo_placeholder")
+
+
+def add_viewer(elem_id="viewer", scripts=VIEWER_SCRIPTS):
+    """Add the viewer, which shows a caption and its maps."""
+    return gr.HTML(
+        html_template=read("attention_viewer.html"),
+        css_template=read("attention_viewer.css"),
+        js_on_load="\n".join(read(name) for name in scripts),
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="attention-viewer",
+        texts=TEXTS,
+        occlusion=None,
+        mask_side=MASK_SIDE,
+    )
+
+
+def add_examples(photo, translate, elem_id="examples"):
+    examples = gr.Examples(EXAMPLES, photo, elem_id=elem_id, api_visibility="private")
+    translate(examples.dataset, label="examples")
+
+
+def add_viewer_events(get_captioner, panel, photo, viewer, settings):
+    """Connect the photo, the viewer and the settings of a panel.
+
+    `get_captioner(*values)` converts the values of `settings` to a `Batcher` and keyword arguments for `generate`.
+    """
+
+    # Not named `caption`: Gradio names endpoints after functions, private ones too, and `/caption` is the API's.
+    def caption_photo(request: gr.Request, path, *values):
+        captioner, kwargs = get_captioner(*values)
+        return caption_upload(captioner.explain, path, get_language(request), **kwargs)
+
+    def continue_caption(request: gr.Request, event: gr.EventData, path, *values):
+        captioner, kwargs = get_captioner(*values)
+        kwargs |= {"text": check_text(event.text)}
+        result = caption_upload(captioner.explain, path, get_language(request), **kwargs)
+        return result | {"prefix_length": len(event.text.split())}
+
+    def caption_masked(request: gr.Request, event: gr.EventData, path, *values):
+        captioner, kwargs = get_captioner(*values)
+        photo = apply_mask(open_upload(path, get_language(request), side=MAX_DISPLAY_SIDE), event.mask)
+        result = explanation_to_dict(captioner.explain(photo, **kwargs))
+        first_caption = explain_caption(captioner.model, captioner.processor, photo, check_text(event.caption))
+        probabilities = [word.probability for word in first_caption.words]
+        return gr.HTML(occlusion=result | {"probabilities": probabilities, "request_id": event.request_id})
+
+    private = MODEL_EVENT | {"api_visibility": "private"}
+    changes = [photo.change, *(setting.change for setting in settings)]
+    gr.on(changes, caption_photo, [photo, *settings], viewer, trigger_mode="always_last", **private)
+    viewer.continue_caption(continue_caption, [photo, *settings], viewer, **private)
+    viewer.caption_masked(caption_masked, [photo, *settings], viewer, **private)
+    viewer.remove_photo(None, None, photo, js="() => null", api_visibility="private")
+    uploaded = f"() => document.querySelector('#{panel}').uploadedPhoto"
+    viewer.photo_uploaded(None, None, photo, js=uploaded, api_visibility="private")
+
+
+def read(name):
+    return (FOLDER / name).read_text(encoding="utf-8")
