@@ -1,4 +1,4 @@
-"""Captions in all the forms that data sets have them in, and the words of languages other than English."""
+"""Captions in all the formats found in data sets, and words in languages other than English."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def photo(drawn_photos):
 
 @pytest.fixture
 def read(tmp_path, photo):
-    """The captions of rows, loaded or streamed."""
+    """Write rows to a data set, and return their captions as the trainer loads or streams them."""
 
     def read(rows, features=None, streaming=False, **options):
         photos = [{"image": {"bytes": photo + bytes([number]), "path": None}} for number in range(len(rows))]
@@ -48,7 +48,7 @@ DOG = ["a dog runs", "the dog"]
 WORDS = [text.split() for text in DOG]
 CELLS = {
     "words": ({"captions": [*WORDS[0], None]}, DOG[:1]),
-    "captions of a word each": ({"captions": ["dogs", "puppies"]}, ["dogs", "puppies"]),
+    "one-word captions": ({"captions": ["dogs", "puppies"]}, ["dogs", "puppies"]),
     "lists of words": ({"captions": WORDS}, DOG),
     "nested captions": ({"captions": [DOG]}, DOG),
     "Karpathy's tokens": ({"sentences": [{"tokens": words, "sentid": 7} for words in WORDS]}, DOG),
@@ -63,25 +63,28 @@ CELLS = {
     "dictionaries": ({"captions": [{"text": text, "id": 3} for text in DOG]}, DOG),
     "numbered": ({"caption1": DOG[0], "caption2": DOG[1], "caption_id": 3}, DOG),
     "capital letters": ({"Caption": DOG[0]}, DOG[:1]),
-    "an id before the text": ({"caption": 5, "text": DOG[0]}, DOG[:1]),
+    "an ID before the text": ({"caption": 5, "text": DOG[0]}, DOG[:1]),
     "decomposed": ({"caption": unicodedata.normalize("NFD", "một con chó")}, ["một con chó"]),
 }
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(("cells", "expected"), CELLS.values(), ids=CELLS)
-def test_text_is_read_from_every_kind_of_cell(read, cells, expected, streaming):
+def test_captions_are_read_from_all_types_of_cells(read, cells, expected, streaming):
     assert read([cells, cells], streaming=streaming) == [expected, expected]
 
 
-def test_names_of_labels_are_text(read):
+def test_class_labels_are_read_by_name(read):
     assert read([{"text": 1}, {"text": 0}], {"text": ClassLabel(names=["cat", "dog"])}) == [["cat"], ["dog"]]
 
 
 LANGUAGES = {
     "strings": ([{"caption": {"en": "a dog", "vi": "con chó"}}, {"caption": {"en": "a cat", "vi": None}}], None),
     "lists": ([{"captions": {"en-US": ["a dog"], "vi-VN": ["con chó"]}}], None),
-    "a dictionary each": ([{"captions": [{"lang": "en", "text": "a dog"}, {"lang": "vi", "text": "con chó"}]}], None),
+    "dictionaries": (
+        [{"captions": [{"lang": "en", "text": "a dog"}, {"lang": "vi", "text": "con chó"}]}],
+        None,
+    ),
     "Translation": ([{"text": {"en": "a dog", "vi": "con chó"}}], {"text": Translation(["en", "vi"])}),
     "TranslationVariableLanguages": (
         [{"text": {"en": "a dog", "vi": "con chó"}}, {"text": {"en": "a cat"}}],
@@ -93,11 +96,11 @@ LANGUAGES = {
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(("rows", "features"), LANGUAGES.values(), ids=LANGUAGES)
-def test_of_captions_by_language_one_is_chosen(read, rows, features, streaming):
+def test_captions_are_selected_by_language(read, rows, features, streaming):
     assert read(rows, features, streaming, caption_language="vi") == [["con chó"]]
 
 
-def test_a_language_must_be_chosen_and_be_there(read):
+def test_an_ambiguous_or_missing_language_is_an_error(read):
     rows = [{"caption": {"en": "a dog", "vi": "con chó"}}]
     for options in ({}, {"caption_language": "fr"}):
         with pytest.raises(
@@ -109,14 +112,14 @@ def test_a_language_must_be_chosen_and_be_there(read):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("cell", [5, 2.5, True, [1, 2], [[3.0]], {"x": 1, "y": 2}, b"\xff\xd8\xff"], ids=str)
-def test_what_is_no_text_is_named_with_its_column(read, cell, streaming):
+def test_cells_that_are_not_text_are_an_error(read, cell, streaming):
     with pytest.raises(ValueError, match=r"The column 'caption' contains .*, which is not text; .*--caption_column"):
         read([{"caption": cell}], streaming=streaming)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_rows_with_captions_in_different_columns_keep_them(read, streaming, caplog):
-    """As `caption.py --output metadata.jsonl` and the page's corrections write them into one file."""
+    """`caption.py --output metadata.jsonl` and corrections on the page may write to the same file."""
     rows = [{"text": f"number {number}", "captions": None, "caption_0": ""} for number in range(6)]
     rows += [{"text": None, "captions": ["corrected"]}, {"text": "overruled", "captions": ["again", " "]}]
     rows += [{"text": " ", "captions": []}, {"text": None, "caption_0": "numbered"}]
@@ -130,7 +133,7 @@ def test_rows_with_captions_in_different_columns_keep_them(read, streaming, capl
     ]
 
 
-MARKED = [
+WITH_SPECIAL_TOKENS = [
     "<start> two black cats <end>", "<s>two black cats</s>", "[CLS] two black cats [SEP] [PAD] [PAD]",
     "startseq two black cats endseq",
     "<START> two black cats <END> <pad>",
@@ -141,8 +144,8 @@ MARKED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", MARKED)
-def test_marks_of_other_tools_are_not_words(read, tmp_path, text):
+@pytest.mark.parametrize("text", WITH_SPECIAL_TOKENS)
+def test_special_tokens_of_other_tools_are_removed(read, tmp_path, text):
     rows = [{"caption": text, "captions": None}, {"caption": None, "captions": text.split()}]
     assert read(rows) == [["two black cats"], ["two black cats"]]
     (tmp_path / "captions.txt").write_text(f"{text}\n<start> <end>\n")
@@ -150,11 +153,11 @@ def test_marks_of_other_tools_are_not_words(read, tmp_path, text):
 
 
 @pytest.mark.parametrize("text", ["the start of a race", "cats > dogs [1]", "a <3 b", "the end", "a dog's endseqs"])
-def test_what_is_no_mark_stays(text):
+def test_text_similar_to_special_tokens_is_kept(text):
     assert clean(text) == text
 
 
-def test_a_file_of_captions_in_another_encoding_is_named(tmp_path):
+def test_a_captions_file_must_be_utf_8(tmp_path):
     (tmp_path / "captions.txt").write_text("con chó\n", encoding="utf-16")
     with pytest.raises(ValueError, match=r"captions\.txt' is not UTF-8"):
         read_captions(str(tmp_path / "captions.txt"))
@@ -175,7 +178,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("sentence", SENTENCES.values(), ids=SENTENCES)
-def test_captions_of_every_script_come_back_as_they_were(sentence, tmp_path):
+def test_captions_survive_tokenization_in_all_scripts(sentence, tmp_path):
     make_tokenizer([sentence, "other words"], min_count=1).save_pretrained(tmp_path)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     for form in ("NFC", "NFD"):

@@ -1,4 +1,4 @@
-"""Every shape of captioned set becomes `image` and `captions`."""
+"""Data sets of all formats are loaded with the columns `image` and `captions`."""
 
 import csv
 import functools
@@ -23,7 +23,7 @@ TEXTS = ["a small one", "the photo"]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("train.data.download.PHOTOS", tmp_path / "photos")
+    monkeypatch.setattr("train.data.download.CACHE_DIR", tmp_path / "photos")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def photo_bytes(drawn_photos):
 
 
 def parquet(folder, columns, rows=10, features=None):
-    """A parquet file whose rows all have these cells, but each a photo of its own."""
+    """Write a parquet file whose rows have the same cells, but different photos."""
     folder.mkdir(parents=True, exist_ok=True)
     name, photo = next((name, cell) for name, cell in columns.items() if isinstance(cell, dict))
     rows = [columns | {name: photo | {"bytes": numbered(photo["bytes"], number)}} for number in range(rows)]
@@ -43,7 +43,7 @@ def parquet(folder, columns, rows=10, features=None):
 
 
 def numbered(photo, number):
-    """Another file with the same picture: what follows its end is ignored."""
+    """A different file with the same image: bytes after its end are ignored."""
     return photo + bytes([number])
 
 
@@ -76,15 +76,15 @@ def test_columns_are_recognised(tmp_path, photo_bytes, cells, expected):
     assert photo_of(row).size == (64, 64)
 
 
-def test_unknown_columns_are_listed_and_can_be_named(tmp_path, photo_bytes):
+def test_unknown_columns_are_listed_and_can_be_chosen(tmp_path, photo_bytes):
     folder = parquet(tmp_path / "set", {"picture": {"bytes": photo_bytes, "path": None}, "words": "a dog"})
     with pytest.raises(
-        ValueError, match=r"among the columns picture, words; known for photos are image, .*--image_column"
+        ValueError, match=r"with photos was recognised among picture, words; .*--image_column \(known names: image,"
     ):
         loaded(folder)
-    with pytest.raises(ValueError, match=r"known for captions are captions, .*--caption_column"):
+    with pytest.raises(ValueError, match=r"with captions was recognised .*--caption_column \(known names: captions,"):
         loaded(folder, image_column="picture")
-    with pytest.raises(ValueError, match="pictures is not among the columns picture, words"):
+    with pytest.raises(ValueError, match="no column 'pictures' among picture, words; choose one with --image_column"):
         loaded(folder, image_column="pictures")
     assert loaded(folder, image_column="picture", caption_column="words")["train"][0]["captions"] == ["a dog"]
 
@@ -102,7 +102,7 @@ def test_karpathys_splits(tmp_path, photo_bytes):
     assert splits["validation"]["captions"][:] == [["2"]]
 
 
-def test_validation_is_drawn_by_the_seed(tmp_path, photo_bytes):
+def test_the_validation_split_depends_on_the_seed(tmp_path, photo_bytes):
     rows = [{"image": {"bytes": numbered(photo_bytes, n), "path": None}, "text": str(n)} for n in range(50)]
     (tmp_path / "set").mkdir()
     Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
@@ -116,8 +116,8 @@ def test_validation_is_drawn_by_the_seed(tmp_path, photo_bytes):
 
 
 @pytest.mark.parametrize("embedded", [True, False])
-def test_a_photo_with_a_row_for_each_caption_is_one_photo(tmp_path, photo_bytes, embedded):
-    """Whether its bytes lie in each row, or its name does."""
+def test_rows_of_the_same_photo_are_merged(tmp_path, photo_bytes, embedded):
+    """Whether each row contains the photo itself or its file name."""
     folder = tmp_path / "set"
     folder.mkdir()
     rows = []
@@ -142,7 +142,7 @@ def test_a_photo_with_a_row_for_each_caption_is_one_photo(tmp_path, photo_bytes,
     }
 
 
-def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
+def test_broken_photos_are_skipped_and_logged(tmp_path, photo_bytes, caplog):
     rows = [{"image": {"bytes": numbered(photo_bytes, n), "path": f"{n}.jpg"}, "text": "a dog"} for n in range(20)]
     rows[3]["image"] = {"bytes": photo_bytes[:300], "path": "torn.jpg"}
     rows[4]["image"] = {"bytes": b"<html>", "path": "page.jpg"}
@@ -160,7 +160,7 @@ def test_broken_photos_are_skipped_and_named(tmp_path, photo_bytes, caplog):
         loaded(tmp_path / "set", max_broken_fraction=0.01)
 
 
-def test_photos_are_fetched_from_their_urls(tmp_path, photo_bytes):
+def test_photos_are_downloaded_from_urls(tmp_path, photo_bytes):
     served = tmp_path / "served"
     served.mkdir()
     for name in "123":
@@ -181,7 +181,7 @@ def test_photos_are_fetched_from_their_urls(tmp_path, photo_bytes):
     assert photo_of(kept[0]).size == (64, 64)
 
 
-def test_flickr_as_people_have_it(tmp_path, photo_bytes):
+def test_flickr8k_layouts(tmp_path, photo_bytes):
     folder = tmp_path / "set"
     (folder / "Images").mkdir(parents=True)
     for number in range(10):
@@ -203,7 +203,7 @@ def test_flickr_as_people_have_it(tmp_path, photo_bytes):
     assert len(splits["train"][0]["captions"]) == 5
 
 
-def test_coco_as_it_comes(tmp_path, photo_bytes):
+def test_coco_layout(tmp_path, photo_bytes):
     folder = tmp_path / "set"
     (folder / "annotations").mkdir(parents=True)
     for split, numbers in (("train2014", range(3)), ("val2014", range(3, 5))):
@@ -234,13 +234,13 @@ def test_webdataset_shards(tmp_path, photo_bytes):
     assert splits["train"][0]["captions"][0].startswith("number")
 
 
-def test_a_photo_without_a_file_has_a_reason():
+def test_a_row_without_a_photo_is_an_error():
     with pytest.raises(PhotoError, match="missing"):
         photo_of({"image": None})
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the photos lie in ../shared")
-def test_real_sets():
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photos in ../shared")
+def test_real_data_sets():
     flickr = loaded(SHARED / "data" / "flickr8k", max_train_samples=20, max_eval_samples=20)
     coco = loaded(SHARED / "data" / "coco-mini")
     assert flickr["train"][0]["captions"][0]

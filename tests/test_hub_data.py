@@ -1,5 +1,7 @@
-"""Data sets by name, as people have published COCO on the Hub: the same schemas, splits and encodings, on a server of
-the test's own. Streamed or not, each photo gets its captions, and no photo is in two splits."""
+"""Data sets given by name, with the schemas, splits and encodings of COCO data sets on the Hub, on a test server.
+
+Streamed or not, each photo gets its own captions, and no photo is in two splits.
+"""
 
 import io
 import json
@@ -21,7 +23,7 @@ from modeling_captioner import CaptionerForConditionalGeneration
 from train.cli import resolve
 from train.data import captioned_dataset
 
-# What "train" and "validation" hold of each set that is asked for: {split: [[number drawn in the photo, captions]]}.
+# Reads settings as JSON lines, and prints the splits of each: {split: [[number encoded in the photo, captions]]}.
 WORKER = """
 import json, sys
 from train.data import StreamedPhotos, captioned_dataset, photo_of
@@ -44,7 +46,7 @@ ALL = {"train": KARPATHY["train"], "validation": KARPATHY["val"], "test": KARPAT
 
 
 def picture(number):
-    """A picture whose colour is its number; the format does not change it by as much as another number would."""
+    """A JPEG whose colour encodes its number, with enough distance between numbers to survive compression."""
     file = io.BytesIO()
     PillowImage.new("RGB", (48, 32), (number * 8 + 4, 100, 100)).save(file, "JPEG", quality=95)
     return file.getvalue()
@@ -119,8 +121,8 @@ def tar(file, members):
             shard.addfile(info, io.BytesIO(content))
 
 
-def described(number, split):
-    """A row of Karpathy's JSON, as a data set has it."""
+def karpathy_row(number, split):
+    """A row with the columns of Karpathy's JSON file."""
     return {
         "filepath": "train2014",
         "sentids": [5 * number + k for k in range(5)],
@@ -132,20 +134,20 @@ def described(number, split):
     }
 
 
-def karpathy_addresses(folder, base):
-    """yerevann/coco-karpathy, the recipes' default."""
+def karpathy_urls(folder, base):
+    """yerevann/coco-karpathy, the data set of the recipes."""
     for split, numbers in KARPATHY.items():
-        rows = [described(number, split) | {"url": base + name(number)} for number in numbers]
+        rows = [karpathy_row(number, split) | {"url": base + name(number)} for number in numbers]
         parquet(folder, "validation" if split == "val" else split, rows)
 
 
 def karpathy_in_one_file(folder, base):
-    rows = [described(number, split) for split, numbers in KARPATHY.items() for number in numbers]
+    rows = [karpathy_row(number, split) for split, numbers in KARPATHY.items() for number in numbers]
     parquet(folder, "train", [row | {"url": base + name(row["imgid"])} for row in rows])
 
 
 def karpathy_photos(folder, base):
-    """laicsiifes/coco-captions-pt-br: a photo inside and its address beside."""
+    """laicsiifes/coco-captions-pt-br: the photo and, in another column, its URL."""
     features = Features(
         {
             "image": Image(),
@@ -170,7 +172,7 @@ def karpathy_photos(folder, base):
 
 
 def row_per_caption(folder, base, splits=ALL):
-    """jxie/coco_captions: the photo in each row anew, and not always encoded to the same bytes."""
+    """jxie/coco_captions: the photo is repeated in each row, not always encoded to the same bytes."""
     features = Features(
         {"image": Image(), "filename": Value("string"), "cocoid": Value("int32"), "caption": Value("string")}
     )
@@ -204,7 +206,7 @@ def webdataset_json(folder, base):
 
 
 def webdataset_lines(folder, base):
-    """clip-benchmark/wds_mscoco_captions: a split for tests alone."""
+    """clip-benchmark/wds_mscoco_captions: only a test split."""
     members = {}
     for number in range(14):
         members |= {f"s{number:07}.jpg": picture(number), f"s{number:07}.txt": "\n".join(captions(number)).encode()}
@@ -213,7 +215,7 @@ def webdataset_lines(folder, base):
 
 
 def answers(folder, base):
-    """lmms-lab/COCO-Caption: no split to train on, and one for tests without captions."""
+    """lmms-lab/COCO-Caption: no training split, and a test split without captions."""
     features = Features(
         {
             "question_id": Value("string"),
@@ -251,7 +253,7 @@ def unknown(folder, base):
 
 
 SCHEMAS = [
-    karpathy_addresses,
+    karpathy_urls,
     karpathy_in_one_file,
     karpathy_photos,
     row_per_caption,
@@ -262,22 +264,24 @@ SCHEMAS = [
     coco_url,
     unknown,
 ]
-RESTVAL = (karpathy_addresses, karpathy_in_one_file, karpathy_photos)
+RESTVAL = (karpathy_urls, karpathy_in_one_file, karpathy_photos)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("schema", [*RESTVAL, row_per_caption, webdataset_json, coco_url], ids=lambda one: one.__name__)
-def test_cocos_own_splits(ask, schema, streaming):
+@pytest.mark.parametrize(
+    "schema", [*RESTVAL, row_per_caption, webdataset_json, coco_url], ids=lambda schema: schema.__name__
+)
+def test_original_splits(ask, schema, streaming):
     splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming)
     train = [*KARPATHY["train"], *(KARPATHY["restval"] if schema in RESTVAL else ())]
     expected = {"train": [[n, captions(n)] for n in train], "validation": [[n, captions(n)] for n in KARPATHY["val"]]}
-    if streaming and schema is row_per_caption:  # each row as it comes
+    if streaming and schema is row_per_caption:  # streamed rows are not merged
         expected = {split: [[n, [text]] for n, texts in rows for text in texts] for split, rows in expected.items()}
     assert splits == expected
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("schema", [karpathy_addresses, karpathy_in_one_file], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("schema", [karpathy_urls, karpathy_in_one_file], ids=lambda schema: schema.__name__)
 def test_another_split_to_validate_on(ask, schema, streaming):
     splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming, eval_split="test")
     assert splits["validation"] == [[n, captions(n)] for n in KARPATHY["test"]]
@@ -285,8 +289,8 @@ def test_another_split_to_validate_on(ask, schema, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("schema", [webdataset_lines, answers], ids=lambda one: one.__name__)
-def test_a_share_is_kept_of_sets_that_have_no_split_to_train_on(ask, schema, streaming):
+@pytest.mark.parametrize("schema", [webdataset_lines, answers], ids=lambda schema: schema.__name__)
+def test_photos_are_held_out_if_there_is_no_training_split(ask, schema, streaming):
     splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming, validation_fraction=0.3)
     count = 14 if schema is webdataset_lines else 12
     assert sorted(splits["train"] + splits["validation"]) == [[n, captions(n)] for n in range(count)]
@@ -294,24 +298,24 @@ def test_a_share_is_kept_of_sets_that_have_no_split_to_train_on(ask, schema, str
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_photo_with_a_row_for_each_caption_is_in_one_split(ask, streaming):
-    """By `cocoid`: its bytes differ from row to row."""
+def test_all_captions_of_a_photo_are_in_one_split(ask, streaming):
+    """Rows of the same photo are recognised by `cocoid`, because their bytes differ."""
     splits = ask(dataset_name="coco/row_per_caption_without_splits", streaming=streaming)
     assert {number for number, _ in splits["train"] + splits["validation"]} == set(range(12))
     assert not {number for number, _ in splits["train"]} & {number for number, _ in splits["validation"]}
 
 
-def test_an_unknown_schema_lists_its_columns_and_those_that_are_known(ask):
+def test_an_unknown_schema_lists_its_columns(ask):
     for streaming in (False, True):
-        told = ask(dataset_name="coco/unknown", streaming=streaming)
-        assert told.startswith("ValueError: ")
-        assert "No column of photos is not among the columns picture, title; known for photos are image, jpg" in told
+        error = ask(dataset_name="coco/unknown", streaming=streaming)
+        assert error.startswith("ValueError: ")
+        assert "No column with photos was recognised among picture, title; choose one with --image_column" in error
 
 
 # The recipes
 
 
-def test_recipes_name_a_data_set_and_the_command_line_another(tmp_path):
+def test_the_command_line_overrides_the_data_set_of_a_recipe(tmp_path):
     for name in ("coco", "practice"):
         assert all(stage.dataset_name == "yerevann/coco-karpathy" for stage in resolve(["--recipe", name]))
         for other in ({"data_dir": "photos"}, {"dataset_name": "someone/photos"}):
@@ -319,24 +323,24 @@ def test_recipes_name_a_data_set_and_the_command_line_another(tmp_path):
             for stage in resolve(["--recipe", name, f"--{option}", value]):
                 named = {one: getattr(stage, one) for one in ("dataset_name", "data_dir") if getattr(stage, one)}
                 assert named == other
-    with pytest.raises(ValueError, match="Both --dataset_name and --data_dir name a data set"):
+    with pytest.raises(ValueError, match="--dataset_name and --data_dir exclude each other"):
         captioned_dataset(resolve(["--dataset_name", "a/b", "--data_dir", str(tmp_path)])[0])
 
 
-def test_practice_fetches_no_photo_that_it_does_not_use(hub, ask, tmp_path):
+def test_practice_downloads_only_the_photos_it_uses(hub, ask, tmp_path):
     (practice,) = resolve(["--recipe", "practice"])
     assert practice.max_train_samples + practice.max_eval_samples == 5000
     with PhotoServer({name(number): picture(number) for number in range(14)}) as web:
-        karpathy_addresses(tmp_path, f"{web.address}/")
+        karpathy_urls(tmp_path, f"{web.address}/")
         publish(hub, "coco/practice", tmp_path, "datasets")
         splits = ask(dataset_name="coco/practice", max_train_samples=4, max_eval_samples=1)
         assert sum(web.requests.values()) == 5
     assert (len(splits["train"]), len(splits["validation"])) == (4, 1)
 
 
-def test_the_recipe_coco_is_the_whole_command(hub, web, tmp_path, tmp_path_factory):
-    """Data set and encoder from the Hub, its three stages. Smaller photos and batches are all that is given beside."""
-    karpathy_addresses(tmp_path / "data", f"{web.address}/train2014/")
+def test_the_recipe_coco_needs_no_other_options(hub, web, tmp_path, tmp_path_factory):
+    """Data set and encoder come from the Hub, and all three stages run. Other options only make the test faster."""
+    karpathy_urls(tmp_path / "data", f"{web.address}/train2014/")
     publish(hub, "yerevann/coco-karpathy", tmp_path / "data", "datasets")
     encoder = CaptionerForConditionalGeneration.from_pretrained(SHIPPED).encoder.backbone.state_dict()
     (tmp_path / "encoder").mkdir()
@@ -360,5 +364,5 @@ def test_the_recipe_coco_is_the_whole_command(hub, web, tmp_path, tmp_path_facto
     torch.testing.assert_close(weights[frozen], encoder[frozen])
     assert not torch.equal(weights[trained], encoder[trained])
     fetched = web.requests - before
-    assert sorted(fetched) == [f"train2014/{name(n)}" for n in range(12)], "none of the split test"
-    assert set(fetched.values()) == {1}, "each once, though three stages use them"
+    assert sorted(fetched) == [f"train2014/{name(n)}" for n in range(12)], "no photos of the test split"
+    assert set(fetched.values()) == {1}, "each once, although three stages use them"

@@ -1,4 +1,4 @@
-"""Folders as people have them, with all the small differences from the layout that a paper published."""
+"""Data sets on disk in the layouts of Flickr, COCO and webdataset, with the variations found in practice."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def put(tmp_path, drawn_photos):
-    """Write pictures into the data set's folder, by their paths in it, and return the folder."""
+    """Write photos to these paths in the data set's folder, and return the folder."""
 
     def put(*paths):
         for path in paths:
@@ -36,8 +36,8 @@ def put(tmp_path, drawn_photos):
     return put
 
 
-def learnt(folder):
-    """{split: {name of the photo: captions}} of what `load_folder` finds, all of which can be opened."""
+def load(folder):
+    """Load a folder and open its photos. Returns {split: {file name: captions}}."""
     splits = load_folder(Settings(data_dir=str(folder)))
     for split in splits.values():
         for row in split:
@@ -49,44 +49,44 @@ def learnt(folder):
 
 
 @pytest.mark.parametrize("header", ["image,caption\n", "image_name,comment_number,comment\n", ""])
-def test_flickrs_captions_with_and_without_a_header(put, header):
+def test_flickr_captions_with_and_without_a_header(put, header):
     folder = put("Images/1.jpg", "Images/2.jpg")
     number = "0, " if "number" in header else ""
     (folder / "captions.txt").write_text(
         f'{header}1.jpg,{number}a dog runs\n1.jpg,{number}"a dog , running"\n2.jpg,{number}a cat\n'
     )
-    assert learnt(folder) == {"train": {"1.jpg": ["a dog runs", "a dog , running"], "2.jpg": ["a cat"]}}
+    assert load(folder) == {"train": {"1.jpg": ["a dog runs", "a dog , running"], "2.jpg": ["a cat"]}}
 
 
-def test_flickrs_photos_of_other_kinds_and_spellings(put, caplog):
-    """A byte order mark, empty last lines, PNG, capital letters, spaces, and a caption whose photo is absent."""
+def test_flickr_with_unusual_file_names(put, caplog):
+    """A byte order mark, empty lines at the end, PNG, capital letters, spaces, and a caption without its photo."""
     folder = put("Images/1.JPG", "Images/2.png", "Images/a dog.jpeg")
     lines = "1.jpg,one\r\n2.png,two\r\na dog.jpeg,three\r\ngone.jpg,four\r\n\r\n \r\n"
     (folder / "captions.txt").write_text(lines, encoding="utf-8-sig", newline="")
-    assert learnt(folder) == {"train": {"1.JPG": ["one"], "2.png": ["two"], "a dog.jpeg": ["three"]}}
-    assert "captions.txt names 1 photos that are absent, such as gone.jpg." in caplog.text
+    assert load(folder) == {"train": {"1.JPG": ["one"], "2.png": ["two"], "a dog.jpeg": ["three"]}}
+    assert "1 photos of captions.txt are missing, such as gone.jpg." in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ""])
-def test_flickrs_split_lists_with_spaces_in_names(put, suffix):
+def test_flickr_split_lists_with_spaces_in_names(put, suffix):
     folder = put(*(f"Images/photo {number}.jpg" for number in range(4)))
     captions = "".join(f"photo {number}.jpg#{k}\tcaption {k}\n" for number in range(4) for k in range(2))
     (folder / "Flickr8k.token.txt").write_text(captions)
     for name, numbers in (("trainImages", (0, 1)), ("devImages", (2,)), ("testImages", (3,))):
         (folder / f"Flickr 8k.{name}.txt").write_text("".join(f"photo {number}{suffix}\n" for number in numbers) + "\n")
     texts = ["caption 0", "caption 1"]
-    assert learnt(folder) == {
+    assert load(folder) == {
         "train": {"photo 0.jpg": texts, "photo 1.jpg": texts},
         "validation": {"photo 2.jpg": texts},
         "test": {"photo 3.jpg": texts},
     }
 
 
-def test_flickr8ks_stems_are_not_its_captions(put):
+def test_flickr8k_lemmas_are_not_read_as_captions(put):
     folder = put("Flicker8k_Dataset/1.jpg")
     (folder / "Flickr8k.lemma.token.txt").write_text("1.jpg#0\tdog run\n")
     (folder / "Flickr8k.token.txt").write_text("1.jpg#0\tDogs are running .\n")
-    assert learnt(folder)["train"] == {"1.jpg": ["Dogs are running ."]}
+    assert load(folder)["train"] == {"1.jpg": ["Dogs are running ."]}
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_flickr8ks_stems_are_not_its_captions(put):
         ("results.csv", "image_name| comment_number| comment\n1.jpg| 0| A man , smiling .\n2.jpg| 0| A cat .\n"),
     ],
 )
-def test_flickr30ks_own_files(put, name, content):
+def test_flickr30k_files(put, name, content):
     folder = put("flickr30k-images/1.jpg", "flickr30k-images/2.jpg")
     (folder / name).write_text(content)
     captions = ["A man , smiling .", "A man | one ."]
-    assert learnt(folder)["train"] == {"1.jpg": captions[: content.count("1.jpg")], "2.jpg": ["A cat ."]}
+    assert load(folder)["train"] == {"1.jpg": captions[: content.count("1.jpg")], "2.jpg": ["A cat ."]}
 
 
 # COCO
 
 
 def coco(file, numbers, name="{}.jpg", boxes=False):
-    """An annotation file whose photo of number n has the caption "photo n"."""
+    """Write an annotation file in which photo number n has the caption "photo n"."""
     annotations = [{"id": number, "image_id": number, "caption": f"photo {number}"} for number in numbers]
     box = {"image_id": numbers[0], "bbox": [0, 0, 5, 5], "category_id": 1}
     content = {
@@ -118,15 +118,15 @@ def coco(file, numbers, name="{}.jpg", boxes=False):
     file.write_text(json.dumps(content))
 
 
-def test_coco_of_annotation_tools(put):
-    """Boxes among the captions, a folder in `file_name`, photos under images/, a file of any name."""
+def test_coco_from_annotation_tools(put):
+    """Boxes among the captions, a folder in `file_name`, photos in images/, any name of the annotation file."""
     folder = put("images/1.jpg", "images/2.jpg")
     coco(folder / "annotations" / "captions_train.json", [1, 2], boxes=True)
-    assert learnt(folder) == {"train": {"1.jpg": ["photo 1"], "2.jpg": ["photo 2"]}}
+    assert load(folder) == {"train": {"1.jpg": ["photo 1"], "2.jpg": ["photo 2"]}}
     for name in ("images/{}.jpg", "{}.jpg", "C:\\\\photos\\\\{}.jpg", "/home/someone/else/{}.jpg"):
         shutil.rmtree(folder / "annotations")
         coco(folder / "annotations" / "instances_default.json", [1, 2], name, boxes=True)
-        assert learnt(folder) == {"train": {"1.jpg": ["photo 1"], "2.jpg": ["photo 2"]}}, name
+        assert load(folder) == {"train": {"1.jpg": ["photo 1"], "2.jpg": ["photo 2"]}}, name
 
 
 @pytest.mark.parametrize(
@@ -147,39 +147,39 @@ def test_coco_with_the_same_names_in_two_splits(put, annotations, photos, name):
         assert [row["image"] for row in splits[split]] == [str(folder / photos.format(own, 1))]
 
 
-def test_coco_names_that_could_be_either_photo_are_left_out(put, caplog):
+def test_coco_ambiguous_file_names_are_skipped(put, caplog):
     folder = put("one/1.jpg", "other/1.jpg", "one/2.jpg")
     coco(folder / "annotations" / "captions_train.json", [1, 2])
-    assert learnt(folder) == {"train": {"2.jpg": ["photo 2"]}}
-    assert "captions_train.json lists 2 photos, of which 1 are absent." in caplog.text
+    assert load(folder) == {"train": {"2.jpg": ["photo 2"]}}
+    assert "captions_train.json lists 2 photos, of which 1 are missing." in caplog.text
 
 
-def test_coco_of_which_the_training_photos_are_absent_is_not_trained_on_its_validation_photos(put):
+def test_coco_without_training_photos_does_not_train_on_validation_photos(put):
     folder = put("val2017/3.jpg", "val2017/4.jpg")
     coco(folder / "annotations" / "captions_train2017.json", [1, 2])
     coco(folder / "annotations" / "captions_val2017.json", [3, 4])
     settings = Settings(data_dir=str(folder))
-    assert len(captioned_dataset(settings, ["validation"])["validation"]) == 2, "they can still be judged by"
+    assert len(captioned_dataset(settings, ["validation"])["validation"]) == 2, "they can still be evaluated on"
     for photos in (True, False):
-        with pytest.raises(ValueError, match="The split 'train' has no photo with a caption"):
+        with pytest.raises(ValueError, match="The split 'train' has no photos with captions"):
             captioned_dataset(settings, ["train"], photos)
 
 
-def test_annotations_without_photos_say_so(put):
+def test_annotations_without_photos_are_an_error(put):
     coco(put("1.jpg") / "annotations" / "captions_train2017.json", [5])
-    with pytest.raises(ValueError, match="holds no captions of photos that are there; known are parquet"):
+    with pytest.raises(ValueError, match="contains no photos with captions; give a folder of parquet"):
         load_folder(Settings(data_dir=str(put())))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the photos lie in ../shared")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photos in ../shared")
 def test_uit_viic(caplog):
-    """Its three splits; of 3,850 photos 205 are there."""
+    """All three splits; 205 of 3,850 photos exist."""
     splits = load_folder(Settings(data_dir=str(SHARED / "data" / "uit-viic")))
     assert {name: len(split) for name, split in splits.items()} == {"train": 146, "validation": 48, "test": 11}
     assert [record.message for record in caplog.records] == [
-        "uitviic_captions_test2017.json lists 231 photos, of which 220 are absent.",
-        "uitviic_captions_train2017.json lists 2695 photos, of which 2549 are absent.",
-        "uitviic_captions_val2017.json lists 924 photos, of which 876 are absent.",
+        "uitviic_captions_test2017.json lists 231 photos, of which 220 are missing.",
+        "uitviic_captions_train2017.json lists 2695 photos, of which 2549 are missing.",
+        "uitviic_captions_val2017.json lists 924 photos, of which 876 are missing.",
     ]
     assert all(len(texts) >= 5 for texts in splits["test"]["captions"])
 
@@ -204,7 +204,7 @@ def photo(drawn_photos):
 
 
 def read(folder, streaming, **options):
-    """[(name of the photo, captions)] of all photos, which can be opened."""
+    """Load or stream all photos, and open them. Returns [(file name, captions)]."""
     settings = Settings(data_dir=str(folder), streaming=streaming, validation_fraction=0, **options)
     if streaming:
         rows = list(StreamedPhotos(settings, "validation"))
@@ -243,47 +243,48 @@ COCO_JSON = b'{"captions": ["one", "two"], "cocoid": 9, "box": [1, 2]}'
     ],
 )
 def test_webdataset_members(tmp_path, photo, streaming, members, expected):
-    """Capitals, dots and folders in names, kinds of pictures, captions as lines of text or in JSON of any form."""
+    """Capital letters, dots and folders in names, image formats, captions in text files or in any kind of JSON."""
     tar(tmp_path / "set" / "0.tar", dict((name, photo) if isinstance(name, str) else name for name in members))
     assert read(tmp_path / "set", streaming) == expected
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_webdataset_splits_lie_in_folders_and_columns_can_be_named(tmp_path, photo, streaming):
+def test_webdataset_splits_in_folders_and_chosen_columns(tmp_path, photo, streaming):
     folder = tmp_path / "set"
     for split, number in (("train", 1), ("val", 2)):
-        described = json.dumps({"captions": ["one"], "captions_vi": [f"ảnh {number}"]}).encode()
-        tar(folder / split / "000.tar", {f"{number}.jpg": photo, f"{number}.json": described})
+        metadata = json.dumps({"captions": ["one"], "captions_vi": [f"ảnh {number}"]}).encode()
+        tar(folder / split / "000.tar", {f"{number}.jpg": photo, f"{number}.json": metadata})
     settings = Settings(data_dir=str(folder), streaming=streaming, caption_column="captions_vi", image_column="jpg")
     for split, caption in (("train", "ảnh 1"), ("validation", "ảnh 2")):
         rows = list(StreamedPhotos(settings, split) if streaming else captioned_dataset(settings, [split])[split])
         assert [row["captions"] for row in rows] == [[caption]]
 
 
-def test_webdataset_with_unknown_members_lists_them(tmp_path, photo):
+def test_webdataset_without_known_members_lists_those_found(tmp_path, photo):
     tar(tmp_path / "set" / "0.tar", {"1.jpg": photo, "1.json": b'{"titles": ["one"]}', "1.npy": b""})
     settings = Settings(data_dir=str(tmp_path / "set"))
     for load in (lambda: captioned_dataset(settings), lambda: StreamedPhotos(settings, "train")):
         with pytest.raises(
-            ValueError, match=r"columns are jpg, json, npy, titles; known for photos are .*\.jpeg.*captions"
+            ValueError,
+            match=r"among jpg, json, npy, titles; .*--caption_column \(known names: photos .*\.jpeg.*captions",
         ):
             load()
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_stream_too_short_to_keep_photos_for_validation_trains(tmp_path, photo, caplog, count):
+def test_a_stream_too_short_for_a_validation_split_trains(tmp_path, photo, caplog, count):
     members = {}
     for number in range(count):
         members |= {f"{number}.png": photo + bytes([number]), f"{number}.txt": b"a dog"}
     tar(tmp_path / "set" / "0.tar", members)
     options = {"data_dir": tmp_path / "set", "output_dir": tmp_path / "run", "streaming": True, "max_train_steps": 2}
     run(resolve(arguments(**options, validation_fraction=0.001)))
-    assert "No photo of the stream falls to the split 'validation': it uses all of them." in caplog.text
+    assert "No photo of the stream falls in the split 'validation'; using all photos for it." in caplog.text
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert "validation_loss" in rows[-1]
 
 
-def test_a_stream_whose_validation_photos_are_all_broken_says_so(tmp_path, photo):
+def test_a_stream_without_readable_validation_photos_is_an_error(tmp_path, photo):
     tar(tmp_path / "set" / "train" / "0.tar", {"1.png": photo, "1.txt": b"a dog"})
     tar(tmp_path / "set" / "val" / "0.tar", {"2.png": photo[:99], "2.txt": b"a cat"})
     options = {"data_dir": tmp_path / "set", "output_dir": tmp_path / "run", "streaming": True, "max_train_steps": 1}
@@ -291,11 +292,11 @@ def test_a_stream_whose_validation_photos_are_all_broken_says_so(tmp_path, photo
         run(resolve(arguments(**options)))
 
 
-# Files of two layouts in one folder
+# Several layouts in one folder
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_archives_do_not_hide_the_captions_beside_them(put, count):
+def test_archives_do_not_hide_other_layouts(put, count):
     folder = put(*(f"{number}.png" for number in range(count)))
     for name in ("old.tar", "older.tar"):
         tar(folder / name, {"backup.png": (folder / "0.png").read_bytes()})

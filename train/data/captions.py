@@ -1,4 +1,4 @@
-"""Captions in the forms that data sets have them in: [`CaptionReader`]."""
+"""Reading captions from the cells of a data set, in all common formats: [`CaptionReader`]."""
 
 import ast
 import itertools
@@ -12,38 +12,38 @@ import regex
 from datasets import ClassLabel, Image, List, Value
 
 from ..words import UNSPACED, join_words
-from .columns import FIRST_ROWS, STRINGS, check_column
+from .columns import INSPECTED_ROWS, STRINGS, check_column
 
 CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentences_raw", "answer", "text", "txt", "caption_0")
-NUMBERED = re.compile(r"(?:caption|sentence|text|comment)_?\d+", re.IGNORECASE)  # columns with a caption each
-# Keys of the caption in a dictionary: "raw" and "tokens" are Karpathy's.
+NUMBERED = re.compile(r"(?:caption|sentence|text|comment)_?\d+", re.IGNORECASE)  # columns with one caption each
+# Keys of the caption in a dictionary. "raw" and "tokens" are those of Karpathy's JSON files.
 TEXT_KEYS = ("raw", "caption", "captions", "sentence", "sentences", "text", "string", "value", "tokens")
-# Start and end of a caption, padding: many tutorials store them in the captions.
-MARKS = re.compile(
+# Start, end and padding tokens, which many tutorials store in the captions.
+SPECIAL_TOKENS = re.compile(
     r"[<\[]\|?/?(?:s|pad|cls|sep|[bes]os|start|end|(?:start|begin|end)[ _-]?(?:of[ _-]?)?(?:text|seq(?:uence)?))"
     r"\|?[>\]]|^\s*(?:start(?:of)?seq|ssss)\b|\b(?:end(?:of)?seq|eeee)\s*$",
     re.IGNORECASE,
 )
-FEWEST_WORDS = 3  # strings of a list, on average, for it to be a caption in words rather than captions of one word
-NOT_TEXT = "which is not text; name another column: --caption_column."
+MIN_WORDS = 3  # lists with fewer strings on average contain one-word captions rather than the words of one caption
+NOT_TEXT = "which is not text; choose another column with --caption_column."
 QUOTES_WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 logger = logging.getLogger(__name__)
 
 
 class NotTextError(ValueError):
-    """A cell that contains no captions; the message says what it contains, and the remedy."""
+    """A cell contains no captions; the message says what it contains instead, and what to do."""
 
 
 class CaptionReader:
-    """Reads the captions of rows, `reader(row)`: a list of strings, without the start and end marks of other tools.
+    """Reads the captions of a row: `reader(row)` returns a list of strings, without start and end tokens.
 
-    Of several columns with captions, the first one counts in which a row has any: rows of different origin may have
-    their captions in different columns. Lists of words are joined.
+    If several columns contain captions, each row uses the first one that is not empty, because rows from different
+    sources may have their captions in different columns. Lists of words are joined.
 
     Args:
         split: a `Dataset`, or an `IterableDataset` whose features are known.
 
-    Raises `ValueError` if no column contains captions, and for a cell that is not text.
+    Raises `ValueError` if no column contains captions, or if a cell is not text.
     """
 
     def __init__(self, split, settings):
@@ -59,10 +59,10 @@ class CaptionReader:
         self.columns = [name for names in self.groups for name in names]
         self.labels = {name: features[name] for name in self.columns if isinstance(features[name], ClassLabel)}
         lists = [name for name in self.columns if isinstance(features[name], List)]
-        first = list(itertools.islice(split.select_columns(lists), FIRST_ROWS)) if lists else []
-        self.words = {name for name in lists if is_words([row[name] or [] for row in first], FEWEST_WORDS)}
+        first = list(itertools.islice(split.select_columns(lists), INSPECTED_ROWS)) if lists else []
+        self.words = {name for name in lists if is_words([row[name] or [] for row in first], MIN_WORDS)}
         for name in self.words:
-            logger.warning("The column %r contains lists of words, which are joined to one caption each.", name)
+            logger.warning("The column %r contains lists of words; each list is joined into one caption.", name)
 
     def __call__(self, row):
         for names in self.groups:
@@ -82,7 +82,7 @@ class CaptionReader:
 
 
 def _caption_columns(columns, given):
-    """Groups of columns that contain captions; the columns of a group complement each other."""
+    """Group the columns that contain captions. A row's captions are those of all columns of a group."""
     if given and given != "caption_0":
         return [[given]] if given in columns else []
     known = [[name] for wanted in CAPTION_COLUMNS for name in columns if name.lower() == wanted != "caption_0"]
@@ -107,23 +107,23 @@ def _type_name(feature):
 
 
 def texts_of(cell, language=None):
-    """The captions in a cell, without empty ones: a string, bytes, or a dictionary or a list of them.
+    """The non-empty captions in a cell: a string, bytes, or a (nested) list or dictionary of them.
 
-    A list of words within a list is one caption. Of a dictionary by language, `language` is read. Raises
-    [`NotTextError`].
+    In a list of lists of words, each inner list is one caption. In a dictionary with languages as keys, the captions in
+    `language` are read. Raises [`NotTextError`].
     """
     if cell is None:
         return []
     if isinstance(cell, bytes):
-        cell = _decoded(cell)
+        cell = _decode(cell)
     if isinstance(cell, str):
-        written = _written_list(cell)
-        return texts_of(written, language) if written else list(filter(None, [clean(cell)]))
+        parsed = _parse_literal(cell)
+        return texts_of(parsed, language) if parsed else list(filter(None, [clean(cell)]))
     if isinstance(cell, dict):
         return _texts_of_dictionary(cell, language)
     if isinstance(cell, list | tuple):
-        cell = [_joined(one) if isinstance(one, list | tuple) and is_words([one]) else one for one in cell]
-        return [text for one in cell for text in texts_of(one, language)]
+        items = [_join(item) if isinstance(item, list | tuple) and is_words([item]) else item for item in cell]
+        return [text for item in items for text in texts_of(item, language)]
     raise NotTextError(f"{cell!r}, {NOT_TEXT}")
 
 
@@ -139,24 +139,26 @@ def _texts_of_dictionary(cell, language):
     keys = [key for key in cell if language and _same_language(key, language)]
     if not keys and len(cell) > 1:
         names = ", ".join(filter(None, cell))
-        raise NotTextError(f"dictionaries with the keys {names}; choose one of them: --caption_language.")
+        raise NotTextError(f"dictionaries with the keys {names}; choose one of them with --caption_language.")
     return [text for key in keys or cell for text in texts_of(cell[key], language)]
 
 
 def _same_language(name, language):
-    """Whether a name such as "en", "EN" or "en-US" is that of a language."""
+    """Whether a language tag such as "en", "EN" or "en-US" matches a language."""
     name, language = (re.split("[-_]", one.lower()) for one in (name, language))
     return name[: len(language)] == language
 
 
-def is_words(lists, fewest=2):
-    """Whether lists of strings are captions that are split into words, and not lists of captions.
+def is_words(lists, min_words=2):
+    """Whether lists of strings are tokenized captions rather than lists of captions.
 
     Args:
-        fewest: number of strings per list, on average, below which they are not.
+        min_words: minimum number of strings per list, on average.
     """
     words = [word for words in lists for word in words]
-    if len(words) < fewest * max(1, sum(map(bool, lists))) or not all(isinstance(word, str) for word in words if word):
+    if len(words) < min_words * max(1, sum(map(bool, lists))):
+        return False
+    if not all(isinstance(word, str) for word in words if word):
         return False
     words = [word.strip() for word in words if word]
     if any(regex.search(r"\s", word) for word in words):
@@ -166,47 +168,49 @@ def is_words(lists, fewest=2):
     return not unspaced or sum(map(len, unspaced)) / len(unspaced) < longest
 
 
-def _joined(words):
+def _join(words):
     return join_words(word.strip() for word in words if word)
 
 
-def _decoded(cell):
+def _decode(cell):
     try:
         return cell.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotTextError(f"{cell[:20]!r}, {NOT_TEXT}") from error
 
 
-def _written_list(text):
-    """The list of strings, or the dictionary, that a text is, as in CSV files; None for any other text."""
+def _parse_literal(text):
+    """Parse a list or dictionary of strings in JSON or Python syntax, as in CSV files; None for any other text."""
     if text[:1] not in ("[", "{") or text[-1:] not in ("]", "}"):
         return None
     try:
         value = json.loads(text)
     except ValueError:
-        if QUOTES_WITHOUT_COMMA.search(text):  # Python would join the strings
+        if QUOTES_WITHOUT_COMMA.search(text):  # Python would concatenate the strings
             return None
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     strings = value.values() if isinstance(value, dict) else value
-    return value if isinstance(value, list | dict) and all(isinstance(one, str) for one in strings) else None
+    return value if isinstance(value, list | dict) and all(isinstance(item, str) for item in strings) else None
 
 
 def clean(caption):
-    """A caption in Unicode's composed form (NFC), without the marks of other tools."""
+    """Normalize a caption to Unicode NFC, and remove start, end and padding tokens."""
     caption = unicodedata.normalize("NFC", caption)
-    return re.sub(r"\s+", " ", MARKS.sub(" ", caption)).strip() if MARKS.search(caption) else caption.strip()
+    if not SPECIAL_TOKENS.search(caption):
+        return caption.strip()
+    return re.sub(r"\s+", " ", SPECIAL_TOKENS.sub(" ", caption)).strip()
 
 
 def read_captions(file):
-    """The lines of a text file, one caption each. Raises `ValueError` if there are none."""
+    """Read a text file with one caption per line. Raises `ValueError` if it contains none."""
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"captions_file={file!r} is not UTF-8 text; save it as UTF-8.") from error
     captions = list(filter(None, map(clean, lines)))
     if not captions:
-        raise ValueError(f"captions_file={file!r} is empty; it should have a caption a line.")
+        raise ValueError(f"captions_file={file!r} is empty; it should contain one caption per line.")
     return captions

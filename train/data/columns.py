@@ -1,4 +1,4 @@
-"""Columns as people name them, and what is in their cells."""
+"""Finding the columns of a data set by their names, types and cells."""
 
 import hashlib
 import itertools
@@ -11,14 +11,14 @@ from PIL import Image as PillowImage
 
 from modeling_captioner.photos import FORMATS
 
-from .download import is_address
+from .download import is_url
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
-ID_COLUMNS = ("cocoid", "image_id", "imgid", "filename", "file_name")  # the same where the photo is
+ID_COLUMNS = ("cocoid", "image_id", "imgid", "filename", "file_name")  # IDs of photos
 SUFFIXES = {suffix for suffix, name in PillowImage.registered_extensions().items() if name in FORMATS}
 STRINGS = ("string", "large_string")
-PICTURE_NAME = re.compile("image|img|photo|pic", re.IGNORECASE)  # of a column
-FIRST_ROWS = 20  # rows whose cells tell what a column contains
+IMAGE_COLUMN_NAME = re.compile("image|img|photo|pic", re.IGNORECASE)
+INSPECTED_ROWS = 20  # the first rows, which show what a column contains
 logger = logging.getLogger(__name__)
 
 
@@ -31,36 +31,36 @@ def image_column(split, settings):
 def find_image_column(split):
     """Name of the column with the photos, or None.
 
-    Pictures are recognised by their type. Addresses and paths are recognised by the cells, because their columns have
-    all kinds of names; of several, a known name comes first, then addresses that end like the name of a picture.
+    Columns of images are recognised by their type. Columns of URLs and paths are recognised by their cells, because
+    their names vary; among several of them, known names come first, then URLs with the extension of an image file.
 
     Args:
         split: a `Dataset`, or an `IterableDataset` whose features are known.
     """
     features, known = split.features, [name for name in IMAGE_COLUMNS if name in split.column_names]
     known += [name for name in split.column_names if name.lower() in IMAGE_COLUMNS and name not in known]
-    pictures = [name for name in [*known, *features] if _is_picture(features[name], name in known)]
-    if pictures:
-        return pictures[0]
+    images = [name for name in [*known, *features] if _is_image(features[name], name in known)]
+    if images:
+        return images[0]
     strings = [name for name in [*known, *features] if getattr(features[name], "dtype", None) in STRINGS]
     if not strings:
         return None
-    rows = list(itertools.islice(split.select_columns(list(dict.fromkeys(strings))), FIRST_ROWS))
+    rows = list(itertools.islice(split.select_columns(list(dict.fromkeys(strings))), INSPECTED_ROWS))
     cells = {name: next((row[name] for row in rows if row[name]), "") for name in strings}
-    evident = {
-        name: [name in known, _suffix(cells[name]) in SUFFIXES, bool(PICTURE_NAME.search(name))] for name in cells
+    evidence = {
+        name: [name in known, _suffix(cells[name]) in SUFFIXES, bool(IMAGE_COLUMN_NAME.search(name))] for name in cells
     }
-    addresses = [name for name in cells if is_address(cells[name]) and any(evident[name])]
-    addresses.sort(key=evident.get, reverse=True)
-    paths = [name for name in cells if evident[name][1] and os.path.isfile(cells[name])]
-    name = next(iter([*addresses, *paths, *(name for name in cells if name in known)]), None)
+    urls = [name for name in cells if is_url(cells[name]) and any(evidence[name])]
+    urls.sort(key=evidence.get, reverse=True)
+    paths = [name for name in cells if evidence[name][1] and os.path.isfile(cells[name])]
+    name = next(iter([*urls, *paths, *(name for name in cells if name in known)]), None)
     if name and name not in known:
-        logger.warning("The photos are in the column %r. If not, name another one: --image_column.", name)
+        logger.warning("Reading photos from the column %r. To read another one, use --image_column.", name)
     return name
 
 
-def _is_picture(feature, known):
-    if known and isinstance(feature, dict):  # an `Image` that was saved without its type
+def _is_image(feature, known):
+    if known and isinstance(feature, dict):  # an `Image` saved without its type
         return {"bytes", "path"} <= feature.keys()
     return isinstance(feature, Image) or (known and getattr(feature, "dtype", None) in ("binary", "large_binary"))
 
@@ -70,11 +70,11 @@ def _suffix(path):
 
 
 def photo_keys(split, image, processes=None):
-    """For each row what is the same where its photo is: an id that the set has, an address, a path, or a hash.
+    """A key for each row, equal for rows with the same photo: an ID of the data set, a URL, a path or a hash.
 
     Args:
-        image: name of the photos' column, which is read only where nothing else tells photos apart.
-        processes: that share the reading.
+        image: name of the column with the photos, which is read only if there is no column with IDs.
+        processes: number of processes that read it.
     """
     for column in id_columns(split.features):
         ids = split[column][:]
@@ -87,7 +87,7 @@ def photo_keys(split, image, processes=None):
         lambda row: {"key": key_of(row[image])},
         remove_columns=[image],
         num_proc=processes,
-        desc="telling photos apart",
+        desc="finding duplicate photos",
     )
     return keys["key"][:]
 
@@ -97,17 +97,17 @@ def id_columns(features):
 
 
 def key_of(image):
-    """What is the same where a cell's photo is: its path or URL, or a hash of its bytes. None for a missing one."""
+    """A key of the photo in a cell: its path or URL, or a hash of its bytes. None if the photo is missing."""
     if isinstance(image, dict):
         return hashlib.sha256(image["bytes"]).hexdigest() if image["bytes"] else image["path"]
     return image
 
 
 def check_column(split, name, known, what, option):
-    """Return `name`, a column of `split`. Raises `ValueError` if it is not one, or None."""
-    if name not in split.column_names:
-        raise ValueError(
-            f"{name or f'No column of {what}'} is not among the columns {', '.join(split.column_names)};"
-            f" known for {what} are {', '.join(known)}. Name yours: {option}."
-        )
-    return name
+    """Return `name` if it is a column of `split`. Raises `ValueError` otherwise."""
+    if name in split.column_names:
+        return name
+    problem = f"There is no column {name!r}" if name else f"No column with {what} was recognised"
+    raise ValueError(
+        f"{problem} among {', '.join(split.column_names)}; choose one with {option} (known names: {', '.join(known)})."
+    )

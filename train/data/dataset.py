@@ -1,4 +1,4 @@
-"""Any captioned set as one shape: `captioned_dataset` gives {split: Dataset} with `image` and `captions`."""
+"""Loading captioned data sets: `captioned_dataset` returns {split: Dataset} with the columns `image` and `captions`."""
 
 import io
 import logging
@@ -12,91 +12,93 @@ from modeling_captioner import PhotoError, open_photo
 
 from .captions import CaptionReader
 from .columns import find_image_column, image_column, photo_keys
-from .download import cached_file, download, is_address
-from .layouts import built_splits, load_folder
+from .download import cached_file, download, is_url
+from .layouts import build_splits, load_folder
 
 FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
 KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 HELD_OUT = ("validation", "test")
-TRIED = 100  # photos of which one must be there
-NAMED = 20  # skipped photos that the log names
-PHOTOS_PER_PROCESS = 1000  # at least, so that starting it is worth its while
+MIN_DOWNLOADS = 100  # stop if the first so many downloads all fail
+MAX_LOGGED = 20  # skipped photos to log individually
+PHOTOS_PER_PROCESS = 1000  # the minimum for which starting a process pays off
 logger = logging.getLogger(__name__)
 
 
-def captioned_dataset(settings, wanted=("train", "validation"), photos=True):
-    """Load the captioned photos that `settings` name.
+def captioned_dataset(settings, names=("train", "validation"), photos=True):
+    """Load the captioned photos of the data set given by `settings`.
 
     Args:
-        wanted: which of "train" and "validation"; the photos of the other are not touched.
-        photos: False for the captions alone, where no photo is opened.
+        names: the splits to return, "train" and "validation"; photos of the other one are not read.
+        photos: whether to load the photos; if False, only the captions are read.
 
-    Returns {"train": Dataset, "validation": Dataset} with the columns `image` ({"path", "bytes"}, not yet decoded, but
-    tried) and `captions` (list of strings, as people wrote them). Raises `ValueError` for a set without photos or
-    captions, or with more broken photos than `settings.max_broken_fraction`.
+    Returns {"train": Dataset, "validation": Dataset} with the columns `image` ({"path", "bytes"}, not decoded, but
+    checked) and `captions` (list of strings). Raises `ValueError` if there are no photos or no captions, or if the
+    fraction of broken photos exceeds `settings.max_broken_fraction`.
     """
-    with PartialState().main_process_first():  # the first one fills the caches
-        columns = _two_columns if photos else _captions
-        splits = {name: columns(split, settings) for name, split in load_splits(settings).items()}
-        splits = _with_validation(_karpathy(splits), settings)
-        for name in wanted:
+    with PartialState().main_process_first():  # which fills the caches
+        select_columns = _photos_and_captions if photos else _captions_only
+        splits = {name: select_columns(split, settings) for name, split in load_splits(settings).items()}
+        splits = _train_validation_split(_karpathy_splits(splits), settings)
+        for name in names:
             if not len(splits[name]):
-                raise ValueError(f"The split {name!r} has no photo with a caption; look at the data set and its files.")
-        return {name: _without_broken(splits[name], name, settings) if photos else splits[name] for name in wanted}
+                raise ValueError(f"The split {name!r} has no photos with captions; check the files of the data set.")
+        return {name: _drop_broken(splits[name], name, settings) if photos else splits[name] for name in names}
 
 
 def load_splits(settings, streaming=False):
-    """The set's own splits with its own columns."""
+    """Load the data set with its original splits and columns."""
     if settings.dataset_name and settings.data_dir:
-        raise ValueError("Both --dataset_name and --data_dir name a data set; give one of them.")
+        raise ValueError("--dataset_name and --data_dir exclude each other; give one of them.")
     if settings.dataset_name:
         builder = load_dataset_builder(settings.dataset_name, settings.dataset_config_name)
-        return built_splits(builder, settings, streaming)
+        return build_splits(builder, settings, streaming)
     if settings.data_dir:
         return load_folder(settings, streaming)
-    raise ValueError("Say what to train on: --dataset_name NAME on the Hub or --data_dir FOLDER on disk.")
+    raise ValueError("There is no data set to train on; give --dataset_name NAME (on the Hub) or --data_dir FOLDER.")
 
 
-def _karpathy(splits):
-    """Rows where the column `split` says that they belong (Karpathy & Fei-Fei 2015); "restval" counts as training."""
+def _karpathy_splits(splits):
+    """Regroup the rows by the column `split` if there is one (Karpathy & Fei-Fei 2015); "restval" joins "train"."""
     parts = {}
     for name, split in splits.items():
         names = split["split"][:] if "split" in split.column_names else [name]
-        if not set(names) <= KARPATHY.keys():  # a column of something else
+        if not set(names) <= KARPATHY.keys():  # the column has another meaning
             names = [name]
         if "split" in split.column_names:
             split = split.remove_columns("split")
-        for wanted in dict.fromkeys(KARPATHY.get(one, one) for one in names):
-            rows = [row for row, one in enumerate(names) if KARPATHY.get(one, one) == wanted]
-            parts.setdefault(wanted, []).append(split if len(rows) == len(names) else split.select(rows))
-    return {name: concatenate_datasets(some) if len(some) > 1 else some[0] for name, some in parts.items()}
+        names = [KARPATHY.get(name, name) for name in names]
+        for target in dict.fromkeys(names):
+            rows = [row for row, name in enumerate(names) if name == target]
+            parts.setdefault(target, []).append(split if len(rows) == len(names) else split.select(rows))
+    return {name: concatenate_datasets(sets) if len(sets) > 1 else sets[0] for name, sets in parts.items()}
 
 
-def _two_columns(split, settings):
-    """The columns `image` and `captions`, and `split` where there is one, of the rows that have captions."""
+def _photos_and_captions(split, settings):
+    """Keep the columns `image`, `captions` and, if there is one, `split`, and the rows that have captions."""
     image = image_column(split, settings)
-    captions = _texts(split, settings)
+    captions = _read_captions(split, settings)
     photos = split.select_columns([name for name in split.column_names if name in (image, "split")])
     photos = photos.rename_columns({image: "image"} if image != "image" else {})
-    # Not by map, which would copy the photos.
+    # `map` would copy the photos.
     photos = photos.cast_column("image", FEATURES["image"]).add_column(
         "captions", captions, feature=FEATURES["captions"]
     )
     return photos if all(captions) else photos.select([row for row, texts in enumerate(captions) if texts])
 
 
-def _captions(split, settings):
-    """The columns `captions` and `split` alone, of the same photos in the same order."""
-    captions = _texts(split, settings)
+def _captions_only(split, settings):
+    """Like [`_photos_and_captions`], without the column `image`."""
+    captions = _read_captions(split, settings)
     columns = {"split": split["split"][:]} if "split" in split.column_names else {}
     rows = Dataset.from_dict(columns | {"captions": captions}).cast_column("captions", FEATURES["captions"])
     return rows.select([row for row, texts in enumerate(captions) if texts])
 
 
-def _texts(split, settings):
-    """The captions of each row. Where a photo has a row for each of them, they all are in its first.
+def _read_captions(split, settings):
+    """Read the captions of each row.
 
-    Otherwise what is learnt from and what is validated with might have photos in common.
+    If a photo has one row per caption, all its captions go to its first row, because otherwise the training and
+    validation splits might share photos.
     """
     reader = CaptionReader(split, settings)
     cells = zip(*(split[name][:] for name in reader.columns), strict=True)
@@ -106,17 +108,17 @@ def _texts(split, settings):
     image = settings.image_column or find_image_column(split)
     if not captions or image is None or any(len(texts) > 1 for texts in captions):
         return captions
-    together, first = [[] for _ in captions], {}
-    for row, (key, texts) in enumerate(zip(photo_keys(split, image, _processes(len(split))), captions, strict=True)):
-        together[row if key is None else first.setdefault(key, row)].extend(texts)
-    return together
+    merged, first_rows = [[] for _ in captions], {}
+    for row, (key, texts) in enumerate(zip(photo_keys(split, image, _num_proc(len(split))), captions, strict=True)):
+        merged[row if key is None else first_rows.setdefault(key, row)].extend(texts)
+    return merged
 
 
-def _with_validation(splits, settings):
-    """The set's own validation split, or a share of the photos, drawn by the seed."""
+def _train_validation_split(splits, settings):
+    """Select the training and validation splits; without a validation split, hold out a random part of the photos."""
     splits = {name: split for name, split in splits.items() if len(split) or name not in HELD_OUT}
     if not any(map(len, splits.values())):
-        raise ValueError("The data set has no captions; look at its columns, and at its files.")
+        raise ValueError("The data set has no captions; check its columns and files.")
     train = splits[training_split(splits)].shuffle(seed=settings.seed)
     name = validation_split(splits, settings)
     if settings.validation_fraction == 0 and not settings.eval_split:
@@ -124,7 +126,7 @@ def _with_validation(splits, settings):
     elif name:
         validation = splits[name]
     elif round(len(train) * settings.validation_fraction) < 1:
-        logger.warning("%d photos are too few to keep some for validation: it uses the training photos.", len(train))
+        logger.warning("%d photos are too few to hold some out; validating on the training photos.", len(train))
         validation = train
     else:
         parts = train.train_test_split(test_size=settings.validation_fraction, seed=settings.seed)
@@ -136,84 +138,88 @@ def _with_validation(splits, settings):
 
 
 def validation_split(splits, settings):
-    """The name of the split to validate on; None where a share of the training photos is to be kept for it."""
-    wanted = KARPATHY.get(settings.eval_split, settings.eval_split)
-    if wanted in splits:
-        return wanted
-    if wanted and wanted != "validation":
-        raise ValueError(f"eval_split={wanted!r} is not among the set's splits {', '.join(splits)}.")
+    """Name of the split to validate on; None if part of the training photos should be held out instead."""
+    requested = KARPATHY.get(settings.eval_split, settings.eval_split)
+    if requested in splits:
+        return requested
+    if requested and requested != "validation":
+        raise ValueError(f"eval_split={requested!r} is not a split of the data set; choose one of {', '.join(splits)}.")
     if training_split(splits) in HELD_OUT and not settings.evaluate_only:
         return None
     return next((name for name in HELD_OUT if name in splits), None)
 
 
 def training_split(splits):
-    """The name of the split to train on: "train", one of another name, or in want of it one that is held out."""
+    """Name of the split to train on: "train", otherwise a split with another name, otherwise a held-out split."""
     others = (name for name in splits if name not in HELD_OUT)
     return next(name for name in ("train", *others, *HELD_OUT) if name in splits)
 
 
-def _without_broken(split, name, settings):
-    """The photos that can be opened; those at addresses are fetched before. The others are named in the log."""
+def _drop_broken(split, name, settings):
+    """Download the photos given by URL, and drop and log those that cannot be downloaded or opened."""
     count = len(split)
-    split, reasons = _fetched(split, name, settings)
-    tried = split.map(
-        lambda row: {"reason": _reason(row)},
+    split, errors = _download_photos(split, name, settings)
+    check_results = split.map(
+        lambda row: {"error": _photo_error(row)},
         remove_columns=split.column_names,
-        num_proc=_processes(count),
-        desc=f"trying the photos of {name}",
-    )["reason"][:]  # cached by `datasets`
-    reasons += filter(None, tried)
-    _check_broken(reasons, count, name, settings)
-    for reason in reasons[:NAMED]:
-        logger.warning("Skipped: %s", reason)
-    if reasons:
-        logger.warning("%d of %d photos in the split %r are skipped.", len(reasons), count, name)
-    return split.select([row for row, reason in enumerate(tried) if not reason]) if any(tried) else split
+        num_proc=_num_proc(count),
+        desc=f"checking the photos of {name}",
+    )["error"][:]  # cached by `datasets`
+    errors += filter(None, check_results)
+    _limit_broken(errors, count, name, settings)
+    for error in errors[:MAX_LOGGED]:
+        logger.warning("Skipped: %s", error)
+    if errors:
+        logger.warning("%d of %d photos in the split %r are skipped.", len(errors), count, name)
+    if not any(check_results):
+        return split
+    return split.select([row for row, error in enumerate(check_results) if not error])
 
 
-def _fetched(split, name, settings):
-    """The photos with files in place of addresses, and a list of reasons why others are missing."""
+def _download_photos(split, name, settings):
+    """Replace the URLs by paths of downloaded files. Returns the split and a list of error messages."""
     paths = paths_of(split)
-    addresses = [path for path in dict.fromkeys(paths) if is_address(path)]
-    if not addresses or split[paths.index(addresses[0])]["image"]["bytes"]:
+    urls = [path for path in dict.fromkeys(paths) if is_url(path)]
+    if not urls or split[paths.index(urls[0])]["image"]["bytes"]:
         return split, []
-    reasons = {}
-    arriving = download(addresses, settings.download_workers)
-    bar = tqdm(arriving, total=len(addresses), desc=f"fetching the photos of {name}")
-    for count, (address, reason) in enumerate(bar, start=1):
-        if reason:
-            reasons[address] = reason
-            _check_broken(list(reasons.values()), len(split), name, settings)
-            if len(reasons) == count == TRIED:
-                raise ValueError(f"None of the first {TRIED} photos can be fetched; the last: {reason}")
-    split = split.select([row for row, path in enumerate(paths) if path not in reasons])
-    # Not from the cache of `datasets`, which does not notice where the files would lie now.
-    split = split.map(_file_of_address, load_from_cache_file=False, desc="files of photos")
-    return split, list(reasons.values())
+    errors = {}
+    completed = download(urls, settings.download_workers)
+    progress_bar = tqdm(completed, total=len(urls), desc=f"downloading the photos of {name}")
+    for count, (url, error) in enumerate(progress_bar, start=1):
+        if error:
+            errors[url] = error
+            _limit_broken(list(errors.values()), len(split), name, settings)
+            if len(errors) == count == MIN_DOWNLOADS:
+                raise ValueError(f"None of the first {MIN_DOWNLOADS} photos could be downloaded; the last: {error}")
+    split = split.select([row for row, path in enumerate(paths) if path not in errors])
+    # Not from the cache of `datasets`, which does not notice that the folder of the downloads has changed.
+    split = split.map(_replace_url, load_from_cache_file=False, desc="paths of photos")
+    return split, list(errors.values())
 
 
-def _file_of_address(row):
+def _replace_url(row):
     path = row["image"]["path"]
-    return {"image": {"path": str(cached_file(path)) if is_address(path) else path, "bytes": None}}
+    return {"image": {"path": str(cached_file(path)) if is_url(path) else path, "bytes": None}}
 
 
-def _check_broken(reasons, count, name, settings):
-    if len(reasons) > settings.max_broken_fraction * count:
+def _limit_broken(errors, count, name, settings):
+    """Raise `ValueError` if more than `max_broken_fraction` of the photos are broken."""
+    if len(errors) > settings.max_broken_fraction * count:
         raise ValueError(
-            f"{len(reasons)} of {count} photos in the split {name!r} are broken, more than"
-            f" max_broken_fraction={settings.max_broken_fraction} allows; the first: {reasons[0]}"
+            f"{len(errors)} of {count} photos in the split {name!r} are broken, more than"
+            f" max_broken_fraction={settings.max_broken_fraction} allows; the first: {errors[0]}"
         )
 
 
-def _processes(photos):
-    """Processes that decode so many photos, one a core; None where they are too few to start any."""
+def _num_proc(photos):
+    """Number of processes to decode this many photos, at most one per core; None if no process should be started."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = min(cores, photos // PHOTOS_PER_PROCESS)
     return processes if processes > 1 else None
 
 
-def _reason(row):
+def _photo_error(row):
+    """Why a photo cannot be opened; "" if it can."""
     try:
         photo_of(row)
     except PhotoError as error:
@@ -222,23 +228,23 @@ def _reason(row):
 
 
 def unlabelled_photos(settings):
-    """The photos of `settings.photo_dirs`, whatever their labels: a Dataset with the column `image`."""
+    """Load the photos in `settings.photo_dirs` without their labels: a `Dataset` with the column `image`."""
     sets = [load_dataset(folder, split="train").select_columns("image") for folder in settings.photo_dirs]
     if not sets:
-        raise ValueError("The stage distil learns from photos without captions; name folders of them: --photo_dirs.")
-    return concatenate_datasets([one.cast_column("image", Image(decode=False)) for one in sets])
+        raise ValueError("The stage distil learns from photos without captions; give their folders with --photo_dirs.")
+    return concatenate_datasets([photos.cast_column("image", Image(decode=False)) for photos in sets])
 
 
 def photo_of(row):
-    """The photo of a data set's row, by the one way that photos come in. Raises `PhotoError`."""
+    """Open the photo in a row of a data set with [`open_photo`]. Raises `PhotoError`."""
     image = row["image"]
     if isinstance(image, PhotoError):
         raise image
     if image is None:
-        raise PhotoError("A photo of the data set is missing; its row has captions alone.")
+        raise PhotoError("A photo of the data set is missing: its row contains only captions.")
     if image["bytes"] is None:
         if "://" in image["path"]:
-            raise PhotoError(f"{image['path']} is neither a file nor a web address (http, https); download it first.")
+            raise PhotoError(f"{image['path']} is neither a file nor an http(s) URL; download it first.")
         return open_photo(image["path"])
     file = io.BytesIO(image["bytes"])
     file.name = image["path"] or "A photo of the data set"
@@ -246,11 +252,11 @@ def photo_of(row):
 
 
 def paths_of(photos):
-    """The path of each photo, or None where it has none, without reading any photo."""
-    # A concatenated data set has a format that would leave the flattened columns out.
+    """Path of each photo, or None if it has none. Does not read the photos."""
+    # The format of a concatenated data set would leave out the flattened columns.
     return photos.with_format(None).select_columns("image").flatten()["image.path"][:]
 
 
 def names_of(photos):
-    """A name for each photo, to tell people of it: its file's, or its number in the set."""
+    """A name of each photo for messages: its file name, or its number in the data set."""
     return [path.rpartition("/")[2] if path else str(number) for number, path in enumerate(paths_of(photos))]

@@ -1,4 +1,4 @@
-"""Photos at web addresses, many at once: `download` into a cache on disk, `fetched_ahead` into memory."""
+"""Parallel downloads of photos: `download` to a cache on disk, and `prefetch_map` to memory."""
 
 import collections
 import hashlib
@@ -14,37 +14,37 @@ from huggingface_hub.constants import HF_HOME
 from captioning.saving import writing
 from modeling_captioner import PhotoError
 
-PHOTOS = Path(HF_HOME) / "captioner-photos"
-WAITS = (0.5, 1, 2, 4)  # seconds before each further attempt
-TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # statuses after which another attempt may succeed
-TIMEOUT = 20  # seconds without a byte
+CACHE_DIR = Path(HF_HOME) / "captioner-photos"
+RETRY_DELAYS = (0.5, 1, 2, 4)  # seconds before each retry
+RETRIED_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+TIMEOUT = 20  # seconds without receiving a byte
 
 
-def is_address(path):
+def is_url(path):
     return path is not None and re.match(r"\s*https?://", path, re.IGNORECASE) is not None
 
 
-def download(addresses, workers):
-    """Fetch the photos that are not in the cache yet. Each file is whole or absent.
+def download(urls, workers):
+    """Download the photos that are not in the cache yet. Files are written atomically.
 
     Args:
-        addresses: of the photos, each once.
-        workers: how many are fetched at once.
+        urls: URLs of the photos, without duplicates.
+        workers: number of parallel downloads.
 
-    Yields (address, reason) of each in the order in which they arrive; `reason` is "" for a photo whose
-    [`cached_file`] exists now, and otherwise a sentence that says why there is none.
+    Yields (URL, error) for each photo as it completes; `error` is "" if its [`cached_file`] exists now, and otherwise
+    a sentence that says why it could not be downloaded.
     """
     with ThreadPoolExecutor(workers) as pool, make_client(workers) as client:
-        futures = {pool.submit(_download, client, address): address for address in addresses}
+        futures = {pool.submit(_download, client, url): url for url in urls}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        finally:  # a caller that stops early does not wait for the rest
+        finally:  # if the caller stops early, it does not wait for the remaining downloads
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fetched_ahead(function, rows, workers):
-    """`map(function, rows)`, whose next results are computed in threads while the caller works on one."""
+def prefetch_map(function, rows, workers):
+    """Like `map(function, rows)`, but threads compute the next results while the caller uses the current one."""
     with ThreadPoolExecutor(workers) as pool:
         futures = collections.deque()
         try:
@@ -58,42 +58,42 @@ def fetched_ahead(function, rows, workers):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def cached_file(address):
-    """Where the photo of an address lies once it is fetched: under its own name, in a folder for each folder."""
-    folder, _, name = address.rpartition("/")
-    if not re.fullmatch(r"\w[\w.-]{0,99}", name):  # it has a query, or is no name for a file
-        folder, name = address, re.sub(r"\W+", "_", name)[:100] or "photo"
-    return PHOTOS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
+def cached_file(url):
+    """Path of a downloaded photo in the cache. It keeps its file name; each folder of a server has its own folder."""
+    folder, _, name = url.rpartition("/")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):  # it has a query, or is not a safe file name
+        folder, name = url, re.sub(r"\W+", "_", name)[:100] or "photo"
+    return CACHE_DIR / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
 
 
 def make_client(workers):
-    """Keeps a connection for each worker, and uses the proxy that the environment names."""
+    """An HTTP client with one connection per worker. It uses the proxy set in the environment."""
     limits = httpx.Limits(max_connections=workers, max_keepalive_connections=workers)
     return httpx.Client(timeout=httpx.Timeout(TIMEOUT, pool=None), limits=limits, follow_redirects=True)
 
 
-def fetch(client, address):
-    """The bytes at an address, with up to five attempts. Raises [`PhotoError`]."""
-    for wait in (*WAITS, None):
+def fetch(client, url):
+    """Return the bytes at a URL, after up to five attempts. Raises [`PhotoError`]."""
+    for delay in (*RETRY_DELAYS, None):
         try:
-            response = client.get(address.strip())
+            response = client.get(url.strip())
             response.raise_for_status()
             return response.content
         except httpx.HTTPStatusError as error:
-            reason, temporary = f"status {error.response.status_code}", error.response.status_code in TEMPORARY
+            reason, temporary = f"status {error.response.status_code}", error.response.status_code in RETRIED_STATUSES
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason, temporary = str(error) or type(error).__name__, isinstance(error, httpx.TransportError)
-        if wait is None or not temporary:
-            raise PhotoError(f"{address} cannot be fetched ({reason}).")
-        time.sleep(wait)
+        if delay is None or not temporary:
+            raise PhotoError(f"{url} could not be downloaded ({reason}).")
+        time.sleep(delay)
 
 
-def _download(client, address):
-    file = cached_file(address)
+def _download(client, url):
+    file = cached_file(url)
     if file.exists():
         return ""
     try:
-        content = fetch(client, address)
+        content = fetch(client, url)
     except PhotoError as error:
         return str(error)
     with writing(file):

@@ -1,4 +1,4 @@
-"""Captioned photos on disk, in the layouts that people have them in: `load_folder`."""
+"""Loading captioned data sets from disk in all common layouts: `load_folder`."""
 
 import csv
 import json
@@ -16,62 +16,66 @@ from .webdataset import Shards
 
 PATHS = Features({"image": Value("string"), "captions": List(Value("string"))})
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-FLICKR = ("*.token.txt", "*.token", "captions.txt", "results.csv")  # the last one is Flickr30k's on Kaggle
+FLICKR = ("*.token.txt", "*.token", "captions.txt", "results.csv")  # results.csv is Flickr30k's file on Kaggle
 logger = logging.getLogger(__name__)
 
 
 def load_folder(settings, streaming=False):
-    """The splits of the data set in the folder `settings.data_dir`.
+    """Load the splits of the data set in the folder `settings.data_dir`.
 
-    Recognised are COCO's layout (annotations/captions_*.json beside train2017/, val2017/; 2014 likewise; or any JSON
-    file of that form beside images/), Flickr8k's and Flickr30k's (Images/ with captions.txt, or *.token.txt with lists
-    of the splits' photos), what `load_dataset` knows (pictures with metadata.jsonl or metadata.csv, and parquet files),
-    and webdataset shards (*.tar).
+    Recognises the layouts of
 
-    Returns a `DatasetDict`; with `streaming` an `IterableDatasetDict` where the photos lie in shards. Raises
-    `ValueError` for a folder that does not exist or holds nothing of these.
+    - COCO: annotations/captions_*.json next to train2017/ and val2017/ (or 2014), or any such JSON file next to images/
+    - Flickr8k and Flickr30k: Images/ and captions.txt, or *.token.txt and lists of the photos of each split
+    - `load_dataset`: parquet files, or images with metadata.jsonl or metadata.csv
+    - webdataset: shards (*.tar)
+
+    Returns a `DatasetDict`; with `streaming`, an `IterableDatasetDict` except in the layouts of COCO and Flickr. Raises
+    `ValueError` if the folder does not exist or contains none of these.
     """
     folder = Path(settings.data_dir)
     if not folder.is_dir():
-        raise ValueError(f"data_dir={str(folder)!r} is not a folder; give one that holds photos and their captions.")
+        raise ValueError(f"data_dir={str(folder)!r} is not a folder; give a folder with photos and captions.")
     annotations = sorted({*folder.glob("*.json"), *folder.glob("*/*.json")})
     named = [file for file in annotations if "caption" in file.name.lower()]
-    if splits := _coco(folder, named) or _flickr(folder):
+    if splits := _load_coco(folder, named) or _load_flickr(folder):
         return splits
     shards = sorted(map(str, folder.rglob("*.tar")))
-    # The builder is named where the files of another one could outnumber its own.
+    # `load_dataset` infers the builder from the most frequent extension; where that may be wrong, it is given here.
     if any(found for name in METADATA for found in folder.rglob(name)):
         return load_dataset("imagefolder", data_dir=str(folder), streaming=streaming)
     if any(folder.rglob("*.parquet")):
         options = {"path": "parquet", "data_dir": str(folder)} if shards else {"path": str(folder)}
         return load_dataset(**options, streaming=streaming)
     if shards:
-        return built_splits(load_dataset_builder("webdataset", data_dir=str(folder)), settings, streaming)
-    if splits := _coco(folder, annotations):  # as tools write it, under any name
+        return build_splits(load_dataset_builder("webdataset", data_dir=str(folder)), settings, streaming)
+    if splits := _load_coco(folder, annotations):  # annotation tools use any file name
         return splits
     raise ValueError(
-        f"data_dir={str(folder)!r} holds no captions of photos that are there; known are parquet files, pictures with"
-        " metadata.jsonl or metadata.csv, webdataset shards (*.tar), and the layouts of COCO, Flickr8k and Flickr30k."
+        f"data_dir={str(folder)!r} contains no photos with captions; give a folder of parquet files, images with"
+        " metadata.jsonl or metadata.csv, webdataset shards (*.tar), or the layout of COCO, Flickr8k or Flickr30k."
     )
 
 
-def built_splits(builder, settings, streaming):
-    """The splits of a builder of `datasets`; those of webdataset shards as [`Shards`] reads them."""
+def build_splits(builder, settings, streaming):
+    """Build the splits of a `datasets` builder. Webdataset shards are read by [`Shards`]."""
     if isinstance(builder, Text):
-        builder = _shards_beside(builder)
+        builder = _shards_next_to(builder)
     if isinstance(builder, WebDataset):
-        told, builder = builder.info.splits, Shards.like(builder, settings)
-        builder.info.splits = told if streaming else None  # how many rows there are
+        info, builder = builder.info, Shards.like(builder, settings)
+        builder.info.splits = info.splits if streaming else None  # the number of rows of each
     if streaming:
         return builder.as_streaming_dataset()
     builder.download_and_prepare()
     return builder.as_dataset()
 
 
-def _shards_beside(builder):
-    """The shards in the folders of a text, such as one that counts them, for which `datasets` may take them."""
-    folders = {split: {file.rpartition("/")[0] for file in files} for split, files in builder.config.data_files.items()}
-    shards = {split: [f"{folder}/*.tar" for folder in sorted(some)] for split, some in folders.items()}
+def _shards_next_to(builder):
+    """A builder of the shards next to text files, for example a list of them; `datasets` may prefer the text files."""
+    shards = {
+        split: sorted({f"{file.rpartition('/')[0]}/*.tar" for file in files})
+        for split, files in builder.config.data_files.items()
+    }
     try:
         return load_dataset_builder("webdataset", data_files=shards)
     except FileNotFoundError:
@@ -79,34 +83,34 @@ def _shards_beside(builder):
 
 
 def _caption(annotation):
-    """Its caption; None for a box or a mask, which tools write into the same file."""
+    """The caption of an annotation; None for a box or a mask, which may be in the same file."""
     caption = annotation.get("caption") if isinstance(annotation, dict) else None
     return caption if isinstance(caption, str) else None
 
 
-def _coco(folder, files):
-    """Captions in COCO's form; None where none of the files has any of photos that are there."""
-    photos, splits = _photos_in(folder, unique=True) if files else {}, {}
+def _load_coco(folder, files):
+    """Load annotation files in COCO's format; None if they contain no captions of existing photos."""
+    photos, splits = _index_photos(folder, unique=True) if files else {}, {}
     for file in files:
         content = _coco_content(file)
         if content is None:
             continue
-        captions = {}  # of the photo with this number
+        captions = {}  # {image ID: captions}
         for annotation in content["annotations"]:
             if caption := _caption(annotation):
                 captions.setdefault(annotation["image_id"], []).append(caption)
         split = splits.setdefault(_split_of(file.relative_to(folder)), {})
         name, parent = file.stem.rpartition("captions_")[2], file.parent.relative_to(folder)
         places = [name, f"images/{name}", "images", parent, parent / "images"]
-        absent = 0
+        missing = 0
         for image in content["images"]:
-            path = _found(photos, image["file_name"], places)
+            path = _find_photo(photos, image["file_name"], places)
             if path and image["id"] in captions:
                 split.setdefault(path, []).extend(captions[image["id"]])
-            absent += path is None
-        if absent:
-            logger.warning("%s lists %d photos, of which %d are absent.", file.name, len(content["images"]), absent)
-    return _splits(splits)
+            missing += path is None
+        if missing:
+            logger.warning("%s lists %d photos, of which %d are missing.", file.name, len(content["images"]), missing)
+    return _to_dataset_dict(splits)
 
 
 def _coco_content(file):
@@ -126,11 +130,11 @@ def _split_of(file):
     )
 
 
-def _photos_in(folder, unique=False):
-    """The paths of the pictures in a folder by their paths in it, by their names, and by these in small letters.
+def _index_photos(folder, unique=False):
+    """Map relative paths, file names and lower-case file names to the paths of the photos in a folder.
 
     Args:
-        unique: leave out a name that several pictures have.
+        unique: leave out file names that occur more than once.
     """
     photos, names = {}, {}
     for place, _, files in sorted(os.walk(folder, followlinks=True)):
@@ -143,41 +147,41 @@ def _photos_in(folder, unique=False):
     return {name.lower(): path for name, path in names.items()} | names | photos
 
 
-def _found(photos, name, places=()):
-    """Where the photo of this name lies: at this path in one of the places, or anywhere."""
+def _find_photo(photos, name, places=()):
+    """Path of the photo with this name: in one of the folders `places`, or anywhere. None if it is missing."""
     name = PurePosixPath(name.replace("\\", "/"))
-    wanted = (*((PurePosixPath(place) / name).as_posix() for place in places), str(name), name.name, name.name.lower())
-    return next((photos[one] for one in wanted if one in photos), None)
+    keys = (*((PurePosixPath(place) / name).as_posix() for place in places), str(name), name.name, name.name.lower())
+    return next((photos[key] for key in keys if key in photos), None)
 
 
-def _flickr(folder):
-    """Captions by the names of photos, and lists of the splits' photos, one a line; None where there are none."""
-    # Flickr8k's second token file has the words' stems.
+def _load_flickr(folder):
+    """Load captions listed by file name, and lists of the photos of each split; None if there are none."""
+    # Flickr8k's second token file contains lemmas.
     files = [file for name in FLICKR for file in sorted(folder.rglob(name)) if ".lemma." not in file.name]
-    photos = _photos_in(folder) if files else {}
+    photos = _index_photos(folder) if files else {}
     for file in files:
-        captions, absent = {}, set()
+        captions, missing = {}, set()
         for name, caption in _flickr_rows(file):
-            if path := _found(photos, name):
+            if path := _find_photo(photos, name):
                 captions.setdefault(path, []).append(caption)
             else:
-                absent.add(name)
+                missing.add(name)
         if captions:
-            if absent:  # Flickr8k's list names a few photos that the archive lacks
-                logger.warning("%s names %d photos that are absent, such as %s.", file.name, len(absent), min(absent))
-            return _splits(_flickr_lists(folder, photos, captions) or {"train": captions})
+            if missing:  # Flickr8k's list contains a few photos that its archive lacks
+                logger.warning("%d photos of %s are missing, such as %s.", len(missing), file.name, min(missing))
+            return _to_dataset_dict(_flickr_splits(folder, photos, captions) or {"train": captions})
     return None
 
 
-def _flickr_lists(folder, photos, captions):
-    """{split: {path: captions}} by files such as Flickr_8k.trainImages.txt."""
-    by_stem = {Path(path).stem: path for path in captions}  # some lists leave out the suffix
+def _flickr_splits(folder, photos, captions):
+    """{split: {path: captions}} according to files such as Flickr_8k.trainImages.txt."""
+    by_stem = {Path(path).stem: path for path in captions}  # some lists leave out the extension
     splits = {}
     for file in sorted(folder.rglob("*.txt")):
         for word, split in (("train", "train"), ("dev", "validation"), ("val", "validation"), ("test", "test")):
             if word in file.name.lower():
                 lines = map(str.strip, file.read_text(encoding="utf-8-sig").splitlines())
-                paths = [_found(photos, line) or by_stem.get(line) for line in lines if line]
+                paths = [_find_photo(photos, line) or by_stem.get(line) for line in lines if line]
                 if rows := {path: captions[path] for path in paths if path in captions}:
                     splits.setdefault(split, {}).update(rows)
                 break
@@ -185,7 +189,7 @@ def _flickr_lists(folder, photos, captions):
 
 
 def _flickr_rows(file):
-    """(name, caption) from lines "photo.jpg#0<TAB>caption", "photo.jpg,caption" or "photo.jpg| 0| caption"."""
+    """Yield (name, caption) from lines "photo.jpg#0<TAB>caption", "photo.jpg,caption" or "photo.jpg| 0| caption"."""
     with open(file, encoding="utf-8-sig", newline="") as lines:
         first = lines.readline()
         lines.seek(0)
@@ -199,14 +203,14 @@ def _flickr_rows(file):
     for number, (name, *rest) in enumerate(rows):
         name = re.sub(r"#\d+$", "", name.strip())
         if number == 0 and not Path(name).suffix:
-            continue  # the columns' names
-        if len(rest) > 1 and rest[0].strip().isdigit():  # the caption's number
+            continue  # header
+        if len(rest) > 1 and rest[0].strip().isdigit():  # number of the caption
             rest = rest[1:]
         yield name, separator.join(rest).strip()
 
 
-def _splits(splits):
-    """{split: {path: captions}} as data sets; None where there is no photo at all."""
+def _to_dataset_dict(splits):
+    """Convert {split: {path: captions}} to a `DatasetDict`; None if there are no photos."""
     if not any(splits.values()):
         return None
     columns = {split: {"image": list(rows), "captions": list(rows.values())} for split, rows in splits.items()}

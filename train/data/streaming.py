@@ -1,4 +1,4 @@
-"""Captioned photos from shards that never touch the disk: `StreamedPhotos`."""
+"""Streaming captioned photos without storing them on disk: `StreamedPhotos`."""
 
 import logging
 import zlib
@@ -12,25 +12,25 @@ from modeling_captioner import PhotoError
 from .captions import CaptionReader
 from .columns import id_columns, image_column, key_of
 from .dataset import KARPATHY, load_splits, training_split, validation_split
-from .download import fetch, fetched_ahead, is_address, make_client
+from .download import fetch, is_url, make_client, prefetch_map
 
-BUFFER = 1000  # photos among which the next one is drawn
+SHUFFLE_BUFFER = 1000  # photos
 logger = logging.getLogger(__name__)
 
 
 class StreamedPhotos(IterableDataset):
-    """The photos of a split as they arrive, not yet tried.
+    """A stream of the photos of a split, which are not checked beforehand.
 
     A row is {"photo": number, "name", "image", "captions", "label": None, "epoch"}.
 
-    The split "train" comes in an order that the seed and the epoch decide, as far as the buffer reaches. Where the set
-    has no split for validation, a share of the photos is kept for it, chosen by their hashes, so that the same ones are
-    chosen whoever reads. Raises `ValueError` for a set whose columns are unknown, or that has no captions.
+    The split "train" is shuffled within a buffer, determined by seed and epoch. If the data set has no validation
+    split, `validation_fraction` of the photos is held out, selected by a hash so that all processes and runs select the
+    same ones. Raises `ValueError` if the columns of the data set are not recognised, or if it has no captions.
     """
 
     def __init__(self, settings, split):
         self.settings, self.split, self.epoch, self.workers = settings, split, 0, settings.download_workers
-        self.without = 0  # rows without captions
+        self.skipped = 0  # rows without captions
         splits = load_splits(settings, streaming=True)
         stream, own = _with_features(next(iter(splits.values()))), None
         self.by_column = "split" in stream.column_names and len(splits) == 1
@@ -39,12 +39,12 @@ class StreamedPhotos(IterableDataset):
             if split == "validation" and settings.eval_split:
                 self.split = KARPATHY.get(settings.eval_split, settings.eval_split)
         else:
-            grouped = {}  # {split: [(own name, stream)]}
-            for name, one in splits.items():
-                grouped.setdefault(KARPATHY.get(name, name), []).append((name, one))
+            grouped = {}  # {split: [(name in the data set, stream)]}
+            for name, part in splits.items():
+                grouped.setdefault(KARPATHY.get(name, name), []).append((name, part))
             own = validation_split(grouped, settings)
             parts = grouped[own if own and split == "validation" else training_split(grouped)]
-            streams = [_with_features(one) for _, one in parts]
+            streams = [_with_features(part) for _, part in parts]
             stream = concatenate_datasets(streams) if len(streams) > 1 else streams[0]
         self.image = image_column(stream, settings)
         self.captions_of, self.ids = CaptionReader(stream, settings), id_columns(stream.features)
@@ -52,7 +52,7 @@ class StreamedPhotos(IterableDataset):
             stream = stream.cast_column(self.image, Image(decode=False))
         self.by_hash = not self.by_column and not own and settings.validation_fraction > 0
         if self.by_hash and next(iter(stream.filter(self._belongs)), None) is None:
-            logger.warning("No photo of the stream falls to the split %r: it uses all of them.", split)
+            logger.warning("No photo of the stream falls in the split %r; using all photos for it.", split)
             self.by_hash = False
         photos = settings.max_train_samples if split == "train" else settings.max_eval_samples
         self.length = photos or self._length(parts)
@@ -60,16 +60,16 @@ class StreamedPhotos(IterableDataset):
         if photos:
             self.stream = self.stream.take(photos)
         if split == "train":
-            self.stream = self.stream.shuffle(settings.seed, buffer_size=BUFFER)
+            self.stream = self.stream.shuffle(settings.seed, buffer_size=SHUFFLE_BUFFER)
 
     def _belongs(self, row):
         captions = self.captions_of(row)
         if not captions:
-            self.without += 1
+            self.skipped += 1
             return False
         if self.by_column:
             return KARPATHY.get(row["split"]) == self.split
-        if not self.by_hash:  # no photo need be hashed
+        if not self.by_hash:
             return True
         ids = [row[column] for column in self.ids if row[column] is not None]
         key = ids[0] if ids else key_of(row[self.image]) or captions
@@ -77,10 +77,10 @@ class StreamedPhotos(IterableDataset):
         return (hashed < self.settings.validation_fraction * 2**32) == (self.split == "validation")
 
     def _length(self, parts):
-        """How many photos there are, where the data set says so."""
-        told = [stream.info.splits[name].num_examples for name, stream in parts if name in (stream.info.splits or ())]
-        share = 1 - self.settings.validation_fraction if self.by_hash else 1
-        return round(share * sum(told)) if len(told) == len(parts) else None
+        """Number of photos according to the metadata of the data set, or None."""
+        sizes = [stream.info.splits[name].num_examples for name, stream in parts if name in (stream.info.splits or ())]
+        fraction = 1 - self.settings.validation_fraction if self.by_hash else 1
+        return round(fraction * sum(sizes)) if len(sizes) == len(parts) else None
 
     def set_epoch(self, epoch):
         self.epoch = epoch
@@ -88,44 +88,44 @@ class StreamedPhotos(IterableDataset):
 
     def __len__(self):
         if not self.length:
-            raise TypeError("How many photos the stream holds is not known.")
+            raise TypeError("The number of photos in the stream is unknown.")
         return self.length
 
     def __iter__(self):
-        self.without = 0
+        self.skipped = 0
         with make_client(self.workers) as client:
-            photos = fetched_ahead(lambda row: (row, self._image(row[self.image], client)), self.stream, self.workers)
+            photos = prefetch_map(lambda row: (row, self._image(row[self.image], client)), self.stream, self.workers)
             for number, (row, image) in enumerate(photos):
                 name = (_path(image) or str(number)).rpartition("/")[2]
                 row = {"photo": number, "name": name, "image": image, "captions": self.captions_of(row)}
                 yield row | {"label": None, "epoch": self.epoch}
-        if self.without and self.epoch == 0:
-            logger.warning("%d rows of the stream have no caption.", self.without)
+        if self.skipped and self.epoch == 0:
+            logger.warning("%d rows of the stream have no caption.", self.skipped)
 
     @staticmethod
     def _image(cell, client):
-        """The cell {"path", "bytes"} of a photo, the `PhotoError` that says why it could not be fetched, or None."""
+        """The photo as {"path", "bytes"}, the `PhotoError` that says why it could not be read, or None if missing."""
         if isinstance(cell, str):
             cell = {"path": cell, "bytes": None}
         if not cell or cell["bytes"]:
             return cell
         path, content = cell["path"], None
-        if is_address(path):
+        if is_url(path):
             try:
                 content = fetch(client, path)
             except PhotoError as error:
                 return error
-        elif "://" in (path or ""):  # a file in a repository of the Hub
+        elif "://" in (path or ""):  # for example a file in a repository on the Hub
             try:
                 with xopen(path, "rb") as file:
                     content = file.read()
-            except (OSError, ValueError, ImportError) as error:  # of an unknown protocol, or without its package
+            except (OSError, ValueError, ImportError) as error:  # also if the protocol is unknown, or lacks its package
                 return PhotoError(f"{path} cannot be read: {error}")
         return {"path": path, "bytes": content}
 
 
 def _with_features(stream):
-    if isinstance(stream, Dataset):  # of paths, as in COCO's and Flickr's own layouts
+    if isinstance(stream, Dataset):  # of paths, in the layouts of COCO and Flickr
         return stream.to_iterable_dataset()
     return stream if stream.column_names else stream._resolve_features()
 

@@ -1,4 +1,4 @@
-"""Webdataset shards as people pack them: `Shards`."""
+"""Reading webdataset shards, whatever their members are named: `Shards`."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from .captions import CAPTION_COLUMNS, NotTextError, texts_of
 from .columns import ID_COLUMNS, SUFFIXES
 
-TEXTS = ("txt", "text", "caption", "captions")  # members with a caption a line
+TEXTS = ("txt", "text", "caption", "captions")  # extensions of members with one caption per line
 
 
 @dataclass
@@ -24,17 +24,17 @@ class ShardsConfig(BuilderConfig):
 
 
 class Shards(WebDataset):
-    """Samples as rows of a photo, its captions and what tells it from others.
+    """Builder of a data set with the columns image, captions and `image_id`.
 
-    The builder of `datasets` ends a key at a name's first dot, so that "photo.1.jpg" has none of its own, knows the
-    members of the first samples alone, and takes ".JPG" and ".jpg" for two columns. Here a key ends at the last dot.
+    Unlike the builder of `datasets`, it splits names at the last dot instead of the first, so that "photo.1.jpg" and
+    "photo.2.jpg" are two samples, reads members that the first samples lack, and ignores the case of extensions.
     """
 
     BUILDER_CONFIG_CLASS = ShardsConfig
 
     @classmethod
     def like(cls, builder, settings):
-        """A builder for the names and the files of another one, with the columns that `settings` name."""
+        """Create a builder with the name and the files of another one, and the columns given by `settings`."""
         return cls(
             dataset_name=builder.dataset_name,
             repo_id=builder.repo_id,
@@ -58,56 +58,56 @@ class Shards(WebDataset):
     def _split_generators(self, dl_manager):
         splits = super()._split_generators(dl_manager)
         first = [sample for _, sample in itertools.islice(samples(splits[0].gen_kwargs["tar_iterators"][0]), 5)]
-        if not any(_picture(sample) and self._texts(sample) for sample in first):
-            found = dict.fromkeys(name for sample in first for name in (*sample, *_described(sample)))
+        if not any(_image(sample) and self._texts(sample) for sample in first):
+            found = dict.fromkeys(name for sample in first for name in (*sample, *_metadata(sample)))
             raise ValueError(
-                f"The shards' columns are {', '.join(found)}; known for photos are {', '.join(sorted(SUFFIXES))}, for"
-                f" captions {', '.join(TEXTS)} with a caption a line, and json with {', '.join(CAPTION_COLUMNS)}. Name"
-                " yours: --caption_column."
+                f"No photos with captions were recognised in the shards among {', '.join(found)}; choose the captions"
+                f" with --caption_column (known names: photos {', '.join(sorted(SUFFIXES))}; captions"
+                f" {', '.join(TEXTS)} with one caption per line, or json with {', '.join(CAPTION_COLUMNS)})."
             )
         return splits
 
     def _generate_examples(self, tar_paths, tar_iterators):
         for shard, (path, members) in enumerate(zip(tar_paths, tar_iterators, strict=True)):
             for number, (key, sample) in enumerate(samples(members)):
-                name, content = _picture(sample) or (None, None)
-                described = _described(sample)
-                ids = (described.get(column) for column in ID_COLUMNS)
+                name, content = _image(sample) or (None, None)
+                metadata = _metadata(sample)
+                ids = (metadata[column] for column in ID_COLUMNS if metadata.get(column) is not None)
                 yield (
                     Key(shard, number),
                     {
                         self.config.image_column: name and {"path": name, "bytes": content},
                         self._captions: self._texts(sample),
-                        "image_id": str(next((one for one in ids if one is not None), f"{path} {key}")),
+                        "image_id": str(next(ids, f"{path} {key}")),
                     },
                 )
 
     def _texts(self, sample):
-        wanted = self.config.caption_column
-        for suffix in [wanted] if wanted else TEXTS:
+        column = self.config.caption_column
+        for suffix in [column] if column else TEXTS:
             if suffix in sample:
                 return sample[suffix][1].decode("utf-8-sig", errors="replace").splitlines()
-        described = _described(sample)
-        for column in [wanted] if wanted else CAPTION_COLUMNS:
+        metadata = _metadata(sample)
+        for key in [column] if column else CAPTION_COLUMNS:
             with contextlib.suppress(NotTextError):
-                if texts := texts_of(described.get(column), self.config.caption_language):
+                if texts := texts_of(metadata.get(key), self.config.caption_language):
                     return texts
         return []
 
 
 def samples(members):
-    """(key, {suffix: (name, content)}) of members in turn whose names differ behind the last dot alone."""
+    """Group consecutive members whose names differ only in the extension. Yields (key, {suffix: (name, content)})."""
     members = ((*os.path.splitext(name), file) for name, file in members)
     for key, group in itertools.groupby(members, key=lambda member: member[0]):
         yield key, {suffix[1:].lower(): (key.rpartition("/")[2] + suffix, file.read()) for _, suffix, file in group}
 
 
-def _picture(sample):
+def _image(sample):
     return next((member for suffix, member in sample.items() if f".{suffix}" in SUFFIXES), None)
 
 
-def _described(sample):
-    """What a sample's JSON says of it, {name: value}."""
+def _metadata(sample):
+    """The content of a sample's JSON file, {name: value}."""
     try:
         content = json.loads(sample["json"][1]) if "json" in sample else {}
     except ValueError:
