@@ -126,7 +126,7 @@ def resident(pid):
 def compare_decoding(model, processor, data_dir, count=200):
     """Print how many photos, enlarged to 4,000 pixels, get the same caption as with full decoding, and the CIDEr-D."""
     settings = Settings(data_dir=data_dir, max_eval_samples=count)
-    rows = captioned_dataset(settings, wanted=["validation"])["validation"]
+    rows = captioned_dataset(settings, ["validation"])["validation"]
     full, reduced = [], []
     for row in rows:
         photo, file = photo_of(row), io.BytesIO()
