@@ -8,7 +8,7 @@ from PIL import Image
 
 from modeling_captioner import PhotoError, explain
 
-from .outputs import printable
+from .outputs import check_folder, printable
 
 MAX_DRAWN = 30  # photos; a taller figure is hard to open
 # Overlay color (red, green, blue, alpha) by attention strength: unattended regions darken, attended ones glow.
@@ -33,8 +33,7 @@ def check_drawing(path, photos):
     """Check `--attention` before captioning, so that a mistake is reported at once. Raises `ValueError`."""
     if Path(path).suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
         raise ValueError(f"--attention {path}: the file name must end with .png, .jpg, .pdf or .svg.")
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"--attention {path}: the folder does not exist; create it first.")
+    check_folder(Path(path).parent, f"--attention {path}")
     if photos > MAX_DRAWN:
         raise ValueError(f"--attention draws at most {MAX_DRAWN} photos, but {photos} were given; pass fewer.")
 

@@ -50,6 +50,7 @@ def load_captioner(name, device, dtype, **options):
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
+            variant=weights_variant(name),
             output_loading_info=True,
             **options,
         )
@@ -59,7 +60,10 @@ def load_captioner(name, device, dtype, **options):
     except (OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         if Path(name).is_dir():
             raise ValueError(f"{name} is damaged: its files are unreadable or do not match; save it again.") from error
-        raise ValueError(f"{name} is neither a folder nor on the Hub; check the name and the connection.") from error
+        raise ValueError(
+            f"{name} is neither a folder nor a captioner with model.safetensors on the Hub; check the name and the"
+            " connection."
+        ) from error
     except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{name}: {error}") from error
     return model.to(device), processor
@@ -74,3 +78,10 @@ def check_model(name):
                 raise ValueError(f"{name} contains no captioner: {file} is missing; give a folder written by train/.")
     elif folder.exists() or folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is not a folder; give a folder written by train/ or a name on the Hub.")
+
+
+def weights_variant(name):
+    """The variant of a folder's weights, such as "fp16" for model.fp16.safetensors; None if there are others."""
+    names = sorted(file.name for file in Path(name).glob("model*.safetensors"))
+    variants = [re.fullmatch(r"model\.([^.]+?)(-\d+-of-\d+)?\.safetensors", name) for name in names]
+    return variants[0][1] if variants and all(variants) else None

@@ -13,9 +13,14 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from .saving import writing
+
+REMEDY = "free disk space, then use --resume."
 
 
 def printable(text):
@@ -80,21 +85,48 @@ FORMATS = {
 
 def imagefolder(file):
     """The `Format` of an imagefolder's metadata.jsonl, which names photos relative to its folder."""
-    folder = file.resolve().parent
+    folder = file.parent
 
     def name(photo):
-        path = Path(photo).resolve()
-        if folder not in path.parents:
-            raise ValueError(
-                f"--output {file}: {photo} is outside its folder; write metadata.jsonl to a folder above the photos."
-            )
-        return path.relative_to(folder).as_posix()
+        # As it is spelled, a photo may be in a subfolder that is a link.
+        for path, root in ((location(photo), os.path.realpath(folder)), map(os.path.abspath, (photo, folder))):
+            if Path(root) in Path(path).parents:
+                return Path(path).relative_to(root).as_posix()
+        raise ValueError(
+            f"--output {file}: {photo} is outside its folder; write metadata.jsonl to a folder above the photos."
+        )
 
     return Format(
         line=lambda name, caption, _: json.dumps({"file_name": name, "text": caption}),
         parse_name=lambda line: json.loads(line)["file_name"],
         name=name,
     )
+
+
+def location(path):
+    """The same for all spellings of a path; a link to a photo has its own."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder or "."), name)
+
+
+def without_repetitions(photos):
+    """The paths without later ones of the same photo, whatever their spelling."""
+    first = {}
+    for photo in photos:
+        first.setdefault(os.path.normcase(location(photo)), photo)
+    return list(first.values())
+
+
+def check_folder(folder, option):
+    """Raise `ValueError` if no file can be created in `folder`, before the captions are there to be lost."""
+    if not os.path.exists(folder):
+        raise ValueError(f"{option}: the folder does not exist; create it first.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"{option}: {folder} is not a writable folder ({error.strerror}); choose another one."
+        ) from error
 
 
 def check_unique_names(photos, name, output):
@@ -129,7 +161,9 @@ class TextFiles:
         return str(Path(photo).with_suffix(".txt"))
 
     def begin(self, photos, resume):
-        check_unique_names(photos, self.name, "--txt")
+        check_unique_names(photos, lambda photo: location(self.name(photo)), "--txt")
+        for folder in dict.fromkeys(os.path.dirname(photo) or "." for photo in photos if os.path.exists(photo)):
+            check_folder(folder, "--txt")
         done = {self.name(photo) for photo in photos if os.path.exists(self.name(photo))}
         if done and not resume:
             raise ValueError(
@@ -139,9 +173,11 @@ class TextFiles:
 
     def add(self, captions):
         for photo, caption, _ in captions:
-            part = Path(f"{self.name(photo)}.part")
-            part.write_text(caption + "\n", encoding="utf-8")
-            part.replace(self.name(photo))
+            file = os.path.realpath(self.name(photo))
+            part = Path(f"{file}.part")
+            with writing(file, remedy=REMEDY):
+                part.write_text(caption + "\n", encoding="utf-8")
+                part.replace(file)
 
     def finish(self, position, found):
         pass
@@ -167,26 +203,25 @@ class CaptionFile:
         self.part = Path(f"{path}.part{process}") if self.is_list or processes > 1 else self.path
 
     def begin(self, photos, resume):
-        if not self.path.parent.is_dir():
-            raise ValueError(f"--output {self.path}: the folder does not exist; create it first.")
+        for file in (self.path, self.path.resolve()):  # the merged file is written beside what a link points to
+            check_folder(file.parent, f"--output {self.path}")
         check_unique_names(photos, self.name, f"--output {self.path}")
         files = self._files()
         if files and not resume:
             raise ValueError(f"{files[0]} exists; continue it with --resume, or give another name.")
+        for file in files:
+            if not file.is_file() or not os.access(file, os.W_OK):
+                raise ValueError(f"{file} is not a writable file; change its permissions, or give another name.")
         self.resumed = bool(files)
         return set(self._lines(files))
 
     def add(self, captions):
-        if self.file is None:
-            self.file = self._open()
         lines = memoryview(self._encode(self.format.lines(captions)))
-        try:
+        with writing(self.part, remedy=REMEDY):
+            if self.file is None:
+                self.file = self._open()
             while lines:  # a disk that fills up accepts part of the data, then fails the next write
                 lines = lines[self.file.write(lines) :]
-        except OSError as error:
-            raise OSError(
-                f"{self.part} could not be written ({error.strerror}); free disk space, then use --resume."
-            ) from error
 
     def finish(self, position, found):
         files = self._files()
@@ -203,9 +238,11 @@ class CaptionFile:
             text = "[\n" + ",\n".join(lines) + "\n]\n"
         else:
             text = self.format.header + "".join(line + self.format.end for line in lines)
-        whole = Path(f"{self.path}.tmp")
-        whole.write_bytes(self._encode(text))
-        whole.replace(self.path)
+        target = self.path.resolve()
+        whole = Path(f"{target}.tmp")
+        with writing(target, remedy=REMEDY):
+            whole.write_bytes(self._encode(text))
+            whole.replace(target)
         for file in files:
             if file != self.path:
                 file.unlink()

@@ -6,7 +6,7 @@ import sys
 
 from .errors import print_error
 from .loading import load_captioner
-from .outputs import CaptionFile, StandardOutput, TextFiles
+from .outputs import CaptionFile, StandardOutput, TextFiles, without_repetitions
 from .processes import broadcast_from_main, gather_results, init_processes
 
 # Modules that need PyTorch, datasets or Matplotlib are imported inside the functions: each takes a second or more.
@@ -77,7 +77,7 @@ def list_files(options, output, process):
 
             check_drawing(options.attention, len(paths))
         if options.output or options.txt:
-            paths = list(dict.fromkeys(paths))
+            paths = without_repetitions(paths)
         return paths, output.begin(paths, options.resume)
 
     paths, done = broadcast_from_main(find, process)

@@ -37,4 +37,5 @@ def writing(place, part=None, remedy="free disk space, then try again."):
     except (OSError, SafetensorError) as error:
         if part:
             shutil.rmtree(part, ignore_errors=True)
-        raise OSError(f"{place} could not be written ({error}); {remedy}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{place} could not be written ({reason}); {remedy}") from error

@@ -301,6 +301,19 @@ def test_bad_options(photos, learnt_captioner, run_here, options, message):
     assert run_here(*photos, *options, "--model", learnt_captioner) == (1, [], [f"error: {message}"])
 
 
+@pytest.mark.parametrize("shard_size", ["1GB", "100KB"])
+def test_weights_of_a_variant_alone(photos, learnt_captioner, tmp_path, run_here, shard_size):
+    """As published beside the full ones: model.fp16.safetensors, in one file or several."""
+    model = CaptionerForConditionalGeneration.from_pretrained(learnt_captioner)
+    model.save_pretrained(tmp_path / "model", variant="fp16", max_shard_size=shard_size)
+    CaptionerProcessor.from_pretrained(learnt_captioner).save_pretrained(tmp_path / "model")
+    assert (len(list((tmp_path / "model").glob("model.fp16*.safetensors"))) > 1) == (shard_size == "100KB")
+    lines = [f"{file}\t{caption}" for file, caption in photos.items()]
+    assert run_here(*photos, "--model", tmp_path / "model") == (0, lines, [])
+    loaded = CaptionerForConditionalGeneration.from_pretrained(tmp_path / "model", variant="fp16")
+    assert all(map(torch.equal, loaded.parameters(), model.parameters()))
+
+
 def test_the_shipped_captioner_is_the_default(photos):
     """A sentence for each photo, from any directory."""
     if not (SHIPPED / "model.safetensors").exists():

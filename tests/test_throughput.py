@@ -246,6 +246,88 @@ def test_two_photos_that_would_share_a_name(files, tmp_path, run_here):
         assert f"{files[0]} and {tmp_path / '0.jpg'} would share a name" in error
 
 
+def test_a_photo_in_several_spellings_is_captioned_once(captions, files, tmp_path, run_here, monkeypatch):
+    """Through linked folders as well; a link to a photo has a caption of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.png").symlink_to(files[0])
+    spellings = ["0.png", "./0.png", files[0], "linked/0.png", "sub/../0.png", "1.png", "0.png", "b.png"]
+    expected = [captions[str(files[0])], captions[str(files[1])], captions[str(files[0])]]
+    assert run_here(*spellings, "--txt") == (0, [], [])
+    assert [(tmp_path / name).read_text().strip() for name in ("0.txt", "1.txt", "b.txt")] == expected
+    assert len(list(tmp_path.glob("*.txt"))) == 3
+    for name, column in (("a.jsonl", "file"), ("metadata.jsonl", "file_name")):
+        assert run_here(*spellings, "--output", name) == (0, [], [])
+        assert [row[column] for row in rows_in(tmp_path / name)] == ["0.png", "1.png", "b.png"]
+
+
+def test_photos_in_a_linked_subfolder_belong_to_the_folder(captions, files, tmp_path, run_here):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "sub").symlink_to(tmp_path)
+    output = tmp_path / "set" / "metadata.jsonl"
+    assert run_here(tmp_path / "set" / "sub" / "0.png", "--output", output) == (0, [], [])
+    assert rows_in(output) == [{"file_name": "sub/0.png", "text": captions[str(files[0])]}]
+
+
+def test_a_linked_output_stays_a_link(captions, files, tmp_path, run_here):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("a.tsv", "a.json", "metadata.jsonl"):
+        link = tmp_path / name
+        link.symlink_to(elsewhere / name)
+        for given in (files[2:4], files):
+            assert run_here(*given, "--output", link, "--resume") == (0, [], [])
+            assert link.is_symlink()
+        rows = (elsewhere / name).read_text()
+        assert [rows.count(caption) for caption in captions.values()] == [1] * len(captions)
+    files[0].with_suffix(".txt").symlink_to(elsewhere / "0.txt")
+    assert run_here(files[0], "--txt") == (0, [], [])
+    assert (elsewhere / "0.txt").read_text().strip() == captions[str(files[0])]
+    assert sorted(file.name for file in elsewhere.iterdir()) == ["0.txt", "a.json", "a.tsv", "metadata.jsonl"]
+
+
+def test_where_nothing_may_be_written_is_told_before_the_model_is_loaded(files, tmp_path, capsys):
+    """/proc refuses root as well. The model's name is wrong, which would be told next."""
+
+    def told(*arguments):
+        assert main([*map(str, arguments), "--model", "no/such/model"]) == 1
+        return capsys.readouterr().err
+
+    with files[0].open() as photo:
+        below_proc = f"/proc/self/fd/{photo.fileno()}"
+        for arguments, option, folder in (
+            ((*files, "--output", "/proc/a.csv"), "--output /proc/a.csv", "/proc"),
+            ((files[0], "--attention", "/proc/a.png"), "--attention /proc/a.png", "/proc"),
+            ((*files, "--output", files[1] / "a.csv"), f"--output {files[1]}/a.csv", files[1]),
+            ((*files, below_proc, "--txt"), "--txt", "/proc/self/fd"),
+        ):
+            assert told(*arguments).startswith(f"error: {option}: {folder} is not a writable folder (")
+    (tmp_path / "linked.csv").symlink_to("/proc/a.csv")
+    assert "/proc is not a writable folder (" in told(*files, "--output", tmp_path / "linked.csv")
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder.csv is not a writable file; " in told(*files, "--output", tmp_path / "folder.csv", "--resume")
+    assert "no/such/model" in told(*files, "--output", tmp_path / "a.csv")
+    assert not (tmp_path / "a.csv").exists()
+    if os.geteuid():
+        tmp_path.chmod(0o500)
+        for output in (["--txt"], ["--output", tmp_path / "a.csv"]):
+            assert f"{tmp_path} is not a writable folder (Permission denied); choose another one." in told(
+                *files, *output
+            )
+
+
+def test_a_disk_that_fills_up_under_text_files_is_told(files, run_here):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, hard))
+    try:
+        status, _, (error,) = run_here(*files, "--txt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 1
+    assert error.endswith("0.txt could not be written (File too large); free disk space, then use --resume.")
+
+
 def test_it_imports_only_what_it_uses(files, learnt_captioner):
     command = [sys.executable, "-X", "importtime", ROOT / "caption.py", files[0], "--model", learnt_captioner]
     done = subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
