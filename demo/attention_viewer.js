@@ -25,7 +25,10 @@ function drawMap() {
   clearCanvas(canvas);
   if (hoveredRegion !== null) outlineRegion(canvas, hoveredRegion, Math.round(Math.sqrt(answer.words[0].map.length)));
   if (shown === null) return;
-  const { map } = answer.words[shown];
+  paintMap(canvas, answer.words[shown].map);
+}
+
+function paintMap(canvas, map) {
   if (mapOptions.regions) drawRegionMap(canvas, map, mapOptions);
   else drawSmoothMap(canvas, map, mapOptions);
 }
@@ -36,6 +39,7 @@ function showWord(index) {
   find(".cover-word").hidden = lastShown === null;
   if (lastShown !== null) find(".cover-word").textContent = fill(texts.cover_word, { word: answer.words[lastShown].text });
   wordButtons().forEach((button, i) => button.classList.toggle("shown", i === index));
+  markSpoken(index);
   drawMap();
 }
 
@@ -120,6 +124,7 @@ function render() {
   }
   photo.src = answer.photo;
   photo.alt = fill(texts.photo_alt, { caption: answer.caption });
+  renderSentence();
   words.replaceChildren(...answer.words.map((word, index) => createWord(word, index, answer.prefix_length || 0)));
   words.setAttribute("aria-label", texts.caption);
   find(".announcement").textContent = answer.caption;

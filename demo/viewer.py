@@ -22,6 +22,9 @@ VIEWER_SCRIPTS = (
     "attention_map.js",
     "word_buttons.js",
     "attention_viewer.js",
+    "pictures.js",
+    "animated_webp.js",
+    "sentence.js",
     "upload.js",
     "occlusion.js",
 )
