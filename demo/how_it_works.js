@@ -162,6 +162,7 @@ function render() {
   if (!trace.steps) return;
   renderPixels(trace.pixels);
   renderStages(trace.stages, trace.encoder);
+  renderTransfer(trace.transfer, trace.stages.at(-1)?.shape[2]);
   explain("vocabulary", { size: trace.vocabulary.size });
   find(".vocabulary").replaceChildren(...trace.vocabulary.words.map(createToken));
   step = Math.min(1, trace.steps.length - 1);

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from demo.predict import photo_to_data_url
 from modeling_captioner import explain
 
-NUM_CHANNELS = 5  # per encoder stage, the most active
+NUM_CHANNELS = 5  # per encoder stage, those that differ most between places
 NUM_VALUES = 64  # of the RNN's hidden state and of the context vector
 NUM_CANDIDATES = 8  # next words
 PATCH_SIDE = 6  # pixels per side of the patch whose values are shown
@@ -34,6 +35,7 @@ def trace(model, processor, photo, original_size, **generation_kwargs):
         "pixels": {"original_size": original_size} | pixels(photo, model.config.image_size),
         "encoder": model.config.encoder_name,
         "stages": stages(outputs[block] for block in blocks if block in outputs),
+        "transfer": transfer_learning(model),
         "regions": output.cross_attentions[0].shape[-1],
         "hidden_size": model.config.hidden_size,
         "vocabulary": vocabulary(processor.tokenizer),
@@ -79,26 +81,53 @@ def pixels(photo, size):
 
 
 def stages(outputs):
-    """The last feature map of each resolution, with its most active channels."""
+    """The last feature map of each resolution, with the channels that differ most between its places.
+
+    Each map is averaged over the photo's regions first: between single pixels, a regular pattern would differ most.
+    """
     last = {}
     for output in outputs:
         if isinstance(output, torch.Tensor) and output.ndim == 4:
             last[output.shape[2:]] = output[0]  # (channels, rows, columns)
     result = []
     for features in last.values():
-        strongest = features.mean(dim=(1, 2)).topk(min(NUM_CHANNELS, len(features))).indices
-        channels = [
-            {"index": index, "image": png_data_url(channel_to_grey(features[index]))} for index in strongest.tolist()
-        ]
+        regions = F.adaptive_avg_pool2d(features.float(), list(last)[-1])  # (channels, rows, columns)
+        variances = regions.var(dim=(1, 2), correction=0)
+        chosen = variances.topk(min(NUM_CHANNELS, len(features))).indices.tolist()
+        channels = [{"index": index, "image": png_data_url(channel_to_grey(features[index]))} for index in chosen]
         result.append({"shape": [*features.shape[1:], features.shape[0]], "channels": channels})
     return result
 
 
 def channel_to_grey(channel):
-    """Convert a channel (rows, columns) to uint8 grey values, at most as large as it is displayed."""
-    values = channel.float().relu()
+    """Convert a channel (rows, columns) to uint8, from black to white, at most as large as it is displayed."""
+    values = channel.float() - channel.min()
     values = (255 * values / values.max().clamp(min=1e-6)).cpu().numpy().astype(np.uint8)
     return np.asarray(Image.fromarray(values).resize([min(96, side) for side in values.shape[::-1]]))
+
+
+def transfer_learning(model):
+    """The blocks of the encoder, the classifier that was removed from it, and the new layers, with their parameters."""
+    encoder = model.encoder
+    classes = encoder.backbone.default_cfg["num_classes"]
+    new = [*list(encoder.named_children())[1:], *model.decoder.named_children()]
+    return {
+        "blocks": count_parameters(encoder.backbone.named_children()),
+        "classifier": {"classes": classes, "parameters": (encoder.backbone.num_features + 1) * classes},
+        "layers": count_parameters(new),
+        "trained_from": model.config.encoder_trained_from,
+    }
+
+
+def count_parameters(modules):
+    """The number of parameters of each of the (name, module) that has any; a tied parameter counts once."""
+    seen, counts = set(), []
+    for name, module in modules:
+        parameters = {parameter for parameter in module.parameters() if parameter not in seen}
+        seen |= parameters
+        if parameters:
+            counts.append({"name": name, "parameters": sum(parameter.numel() for parameter in parameters)})
+    return counts
 
 
 def vocabulary(tokenizer):

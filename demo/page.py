@@ -21,7 +21,7 @@ from demo.viewer import (
     read,
 )
 
-HOW_IT_WORKS_SCRIPTS = ("i18n.js", "dom.js", "attention_map.js", "how_it_works.js")
+HOW_IT_WORKS_SCRIPTS = ("i18n.js", "dom.js", "attention_map.js", "transfer_learning.js", "how_it_works.js")
 LINK_STATES = ("", "_hover", "_active", "_visited")
 # System fonts only, so that nothing is downloaded from other servers.
 THEME = gr.themes.Base(

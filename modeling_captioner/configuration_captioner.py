@@ -30,6 +30,8 @@ class CaptionerConfig(PreTrainedConfig):
     Args:
         encoder_name: name of a timm architecture that returns a spatial feature map; never a path or a URL.
         encoder_frozen: keep the encoder's weights and batch norm statistics fixed during training.
+        encoder_trained_from: the first block of the encoder that was trained together with the captioner, `"all"`, or
+            None; a record of the training, which changes nothing.
         image_size: side length of the square input image, in pixels.
         rnn_type: `"gru"` (Cho et al. 2014) or `"lstm"` (Hochreiter & Schmidhuber 1997).
         num_layers: number of layers of the first RNN, which reads the preceding words.
@@ -50,6 +52,7 @@ class CaptionerConfig(PreTrainedConfig):
 
     encoder_name: str = "inception_v3"
     encoder_frozen: bool = True
+    encoder_trained_from: str | None = None
     image_size: int = 299
     rnn_type: Literal["gru", "lstm"] = "gru"
     num_layers: int = 1

@@ -13,6 +13,7 @@ from PIL import Image
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from train import checkpoints
 from train.cli import main, resolve, run
+from train.encoders import trainable_from
 
 SMALL = {
     "encoder_name": TINY_ENCODER["encoder_name"],
@@ -60,6 +61,7 @@ def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert rows[-1]["validation_loss"] < 0.05
     assert rows[-1]["CIDEr-D"] > 5
+    assert json.loads((tmp_path / "config.json").read_text())["encoder_trained_from"] == "all"
     assert caption_folder(tmp_path, [photo for photo, _ in drawn_photos]) == [caption for _, caption in drawn_photos]
     assert Image.open(tmp_path / "curves.png").size[0] > 100
 
@@ -239,3 +241,15 @@ def test_captions_of_a_new_captioner_have_at_least_so_many_words(drawn_set, draw
     )
     ids = model.generate(**processor(images=[photo for photo, _ in drawn_photos], return_tensors="pt"))
     assert all(len(caption.split()) >= 12 for caption in processor.batch_decode(ids, skip_special_tokens=True))
+
+
+def test_the_first_trained_block_is_recorded_over_all_stages(tiny_captioner):
+    """A later stage that trains less of the encoder does not hide that an earlier one trained more."""
+    captioner, _ = tiny_captioner()
+    for block, recorded in ((None, None), ("layer4", "layer4"), ("layer2", "layer2"), ("layer3", "layer2")):
+        trainable_from(captioner, block)
+        assert captioner.config.encoder_trained_from == recorded
+    trainable_from(captioner, "all")
+    trainable_from(captioner, None)
+    assert captioner.config.encoder_trained_from == "all"
+    assert not any(parameter.requires_grad for parameter in captioner.encoder.backbone.parameters())

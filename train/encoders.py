@@ -7,16 +7,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
-def trainable_from(encoder, block, freeze_batch_norm=False):
-    """Freeze the encoder's backbone up to `block`, and train it from `block` on.
+def trainable_from(captioner, block, freeze_batch_norm=False):
+    """Freeze the backbone of the captioner's encoder up to `block`, and train it from `block` on.
+
+    The configuration records the first block that any stage has trained.
 
     Args:
-        encoder: a `CaptionerEncoder`.
+        captioner: a `CaptionerForConditionalGeneration`.
         block: name of a child of the timm model, such as "Mixed_7a"; "all"; or None for a frozen encoder.
         freeze_batch_norm: also freeze the batch-norm statistics of the trained blocks.
 
     Raises `ValueError` for an unknown block.
     """
+    encoder, config = captioner.encoder, captioner.config
     blocks = [name for name, _ in encoder.backbone.named_children()]
     if block not in (None, "all", *blocks):
         raise ValueError(
@@ -24,6 +27,7 @@ def trainable_from(encoder, block, freeze_batch_norm=False):
         )
     first = {None: len(blocks), "all": 0}.get(block)
     encoder.freeze(blocks[: blocks.index(block) if first is None else first], freeze_batch_norm)
+    config.encoder_trained_from = min(block, config.encoder_trained_from, key=["all", *blocks, None].index)
 
 
 def load_encoder_weights(encoder, name, source):

@@ -54,7 +54,7 @@ def model_inputs(batch):
 class Captions:
     def __init__(self, captioner, processor, settings, device):
         self.model, self.processor, self.settings = captioner, processor, settings
-        trainable_from(captioner.encoder, settings.encoder_trainable_from, settings.freeze_batch_norm)
+        trainable_from(captioner, settings.encoder_trainable_from, settings.freeze_batch_norm)
         splits = ("validation",) if settings.evaluate_only else ("train", "validation")
         if settings.streaming:
             self.datasets = {split: StreamedPhotos(settings, split) for split in splits}

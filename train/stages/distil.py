@@ -94,7 +94,7 @@ class Distil:
         self.teacher = load_teacher(settings.teacher_name, settings.teacher_weights).to(device)
         self.teacher_data_config = timm.data.resolve_model_data_config(self.teacher)
         self.size = settings.distil_image_size or settings.image_size
-        trainable_from(captioner.encoder, settings.encoder_trainable_from, settings.freeze_batch_norm)
+        trainable_from(captioner, settings.encoder_trainable_from, settings.freeze_batch_norm)
         check_block(captioner.encoder, settings.distil_block)
         captioner.encoder.norm.requires_grad_(False)
         captioner.encoder.projection.requires_grad_(False)
