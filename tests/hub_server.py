@@ -1,25 +1,27 @@
-"""A Hub for tests: the part of its HTTP interface that huggingface_hub, transformers and datasets use, over a folder.
+"""A Hub for tests: the part of its HTTP API that huggingface_hub, transformers and datasets use, stored in a folder.
 
-`with FakeHub(folder) as hub:` serves at `hub.endpoint`, which goes into HF_ENDPOINT (with HF_HUB_DISABLE_XET=1, because
-uploads go by LFS here). `hub.fail(...)` makes coming requests fail on purpose. A repository is a folder of commits,
-each a JSON file that names its files' blobs; the branch `main` is the last one.
+`with FakeHub(folder) as hub:` serves at `hub.address`; `hub.environment(home)` makes a process use it.
+`hub.fail(...)` makes the next requests fail on purpose. A repository is a folder of commits, each a JSON file that
+lists the blobs of its files; the branch `main` is the last commit.
 """
 
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 from huggingface_hub import ModelCard
+from photo_server import LocalServer
 
 LFS_SUFFIXES = (".safetensors", ".parquet")
-TOKENS = {"hf_writer": "write", "hf_reader": "read"}  # and what their user `tester` may do with them
+TOKENS = {"hf_writer": "write", "hf_reader": "read"}  # of the user `tester`, with their permissions
 KINDS = ("models", "datasets", "spaces")
 
 
@@ -32,7 +34,7 @@ class RefusedError(Exception):
 
 
 class Repository:
-    """A repository's commits and blobs in a folder."""
+    """A repository, stored in a folder as commits and blobs."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -47,7 +49,7 @@ class Repository:
 
     @property
     def commits(self):
-        """Their ids, the first one first."""
+        """IDs of the commits, oldest first."""
         return self.info["commits"]
 
     def create(self, private=False, sdk=None):
@@ -56,12 +58,12 @@ class Repository:
         self.commit("initial commit", {".gitattributes": self.store(b"*.safetensors filter=lfs\n")})
 
     def add(self, folder):
-        """All files of a folder, in one commit."""
+        """Commit all files of a folder."""
         files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
         self.commit("add", self.files() | {name: self.store(path.read_bytes()) for name, path in files.items()})
 
     def store(self, content):
-        """Keep bytes. Returns {"size", "sha256", "oid"}, the last as git has it."""
+        """Store a blob. Returns {"size", "sha256", "oid", "lfs"}, where `oid` is git's hash."""
         sha256 = hashlib.sha256(content).hexdigest()
         (self.folder / "blobs" / sha256).write_bytes(content)
         oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -74,14 +76,14 @@ class Repository:
         return (self.folder / "blobs" / entry["sha256"]).read_bytes()
 
     def commit(self, title, files):
-        """The whole tree `files`, {path: entry}, as the next commit. Returns its id."""
+        """Commit the whole tree `files`, {path: entry}. Returns the ID of the commit."""
         sha = hashlib.sha1(json.dumps([self.info["commits"], title, files]).encode()).hexdigest()
         (self.folder / f"{sha}.json").write_text(json.dumps({"title": title, "files": files}))
         self._write(self.info | {"commits": [*self.info["commits"], sha]})
         return sha
 
     def files(self, revision="main"):
-        """{path: entry} of a commit. Raises `RefusedError` for a revision that is not there."""
+        """{path: entry} of a commit. Raises `RefusedError` if the revision does not exist."""
         return json.loads((self.folder / f"{self.resolve(revision)}.json").read_text())["files"]
 
     def resolve(self, revision):
@@ -99,22 +101,18 @@ class Repository:
         (self.folder / "info.json").write_text(json.dumps(info))
 
 
-class FakeHub:
+class FakeHub(LocalServer):
     def __init__(self, folder):
         self.folder = Path(folder)
         self.lock = threading.RLock()
         self.failures, self.requests = [], []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
-        self.server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        super().__init__(Handler)
 
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.server.shutdown()
-        self.server.server_close()
+    def environment(self, home):
+        """Environment variables of a process that uses this Hub, with its cache in the folder `home`."""
+        # Without Xet, files are uploaded by LFS.
+        hub = {"HF_ENDPOINT": self.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        return os.environ | hub | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
     def repository(self, name, kind="models"):
         return Repository(self.folder / kind / name)
@@ -123,14 +121,14 @@ class FakeHub:
         """Make the next `times` requests of `method` whose path matches `path` fail.
 
         Args:
-            how: a status, or "drop" to close the connection when half of the request has come, or "lose" to do what was
-                asked and close it instead of answering.
+            how: a status; "drop" to close the connection halfway through the request; or "lose" to carry out the
+                request and close the connection without an answer.
         """
         self.failures += [(method, re.compile(path), how, headers)] * times
 
     def count(self, method, path):
-        """How many requests have come."""
-        return sum(one == method and bool(re.search(path, other)) for one, other in self.requests)
+        """Number of requests received."""
+        return sum(method == requested and bool(re.search(path, url)) for requested, url in self.requests)
 
     def planned(self, method, path):
         with self.lock:
@@ -144,25 +142,25 @@ class FakeHub:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    hub = None
+    owner = None
 
     def log_message(self, *arguments):
         pass
 
     def serve(self):
         """Answer one request, or fail it as planned."""
-        how, headers = self.hub.planned(self.command, self.path)
+        how, headers = self.owner.planned(self.command, self.path)
         length = int(self.headers.get("Content-Length", 0))
         if how == "drop":
             self.rfile.read(length // 2)
             return self.hang_up()
         body = self.chunked() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(length)
         try:
-            if how == 502:  # a gateway knows nothing of the Hub's answers
+            if how == 502:  # from a gateway, not in the Hub's format
                 return self.send(b"<html>Bad Gateway</html>", how, {"Content-Type": "text/html"})
             if isinstance(how, int):
                 raise RefusedError(how, "failed on purpose", headers=headers)
-            with self.hub.lock:
+            with self.owner.lock:
                 answer = self.answer(body)
         except RefusedError as refused:
             headers = refused.headers | {"X-Error-Code": refused.code or "", "X-Error-Message": str(refused)}
@@ -200,24 +198,24 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def answer(self, body):
-        """What the Hub would: an object for JSON, or (content, status, headers)."""
+        """Answer like the Hub: an object to send as JSON, or (content, status, headers)."""
         path = unquote(urlsplit(self.path).path)
         for method, pattern, function in ROUTES:
             found = re.fullmatch(pattern, path)
             if found and self.command in method:
                 return function(self, body, **found.groupdict())
-        raise RefusedError(404, f"{self.command} {path}: not of this server")
+        raise RefusedError(404, f"{self.command} {path} is not implemented")
 
     def role(self):
-        """What the request's token allows: "write", "read", or None without one. Refuses an unknown token."""
+        """Permission of the request's token: "write", "read", or None without a token. Refuses unknown tokens."""
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in TOKENS:
             raise RefusedError(401, "Invalid credentials in Authorization header")
         return TOKENS.get(token)
 
     def repository(self, kind, name, write=False):
-        """Refuses, as the Hub does, who may not read or write."""
-        repository, role = self.hub.repository(name, kind.strip("/") or "models"), self.role()
+        """Return a repository, or refuse the request as the Hub does if reading or writing is not permitted."""
+        repository, role = self.owner.repository(name, kind.strip("/") or "models"), self.role()
         if not repository.exists or (repository.info["private"] and not role):
             raise RefusedError(404 if role else 401, "Repository not found", "RepoNotFound")
         if write:
@@ -239,15 +237,15 @@ class Handler(BaseHTTPRequestHandler):
         wanted = json.loads(body)
         owner, kind = wanted.get("organization") or "tester", f"{wanted.get('type') or 'model'}s"
         self.may_write(owner)
-        repository = self.hub.repository(f"{owner}/{wanted['name']}", kind)
-        answer = {"url": f"{self.hub.endpoint}/{'' if kind == 'models' else kind + '/'}{owner}/{wanted['name']}"}
+        repository = self.owner.repository(f"{owner}/{wanted['name']}", kind)
+        answer = {"url": f"{self.owner.address}/{'' if kind == 'models' else kind + '/'}{owner}/{wanted['name']}"}
         if repository.exists:
             return json.dumps(answer | {"error": "You already created this repo"}).encode(), 409, {}
         repository.create(wanted.get("visibility") == "private", wanted.get("sdk"))
         return answer
 
     def validate(self, body):
-        """As much of the Hub's check of a card as can go wrong here."""
+        """A simplified version of the Hub's validation of model cards."""
         try:
             card = ModelCard(json.loads(body)["content"])
             errors = [] if card.data.to_dict() else ["no metadata"]
@@ -262,13 +260,13 @@ class Handler(BaseHTTPRequestHandler):
         files = self.repository(kind, name, write=True).files(revision)
         answers = []
         for file in json.loads(body)["files"]:
-            lfs, there = file["path"].endswith(LFS_SUFFIXES), files.get(file["path"])
+            lfs, existing = file["path"].endswith(LFS_SUFFIXES), files.get(file["path"])
             answers.append(
                 {
                     "path": file["path"],
                     "uploadMode": "lfs" if lfs else "regular",
                     "shouldIgnore": False,
-                    "oid": there and there["sha256" if lfs else "oid"],
+                    "oid": existing and existing["sha256" if lfs else "oid"],
                 }
             )
         return {"files": answers}
@@ -276,17 +274,17 @@ class Handler(BaseHTTPRequestHandler):
     def batch(self, body, kind, name):
         repository = self.repository(kind, name, write=True)
         objects = json.loads(body)["objects"]
-        for one in objects:
-            if not repository.holds(one["oid"]):
-                href = f"{self.hub.endpoint}/lfs/{kind.strip('/') or 'models'}/{name}/{one['oid']}"
-                one["actions"] = {"upload": {"href": href}}
+        for blob in objects:
+            if not repository.holds(blob["oid"]):
+                href = f"{self.owner.address}/lfs/{kind.strip('/') or 'models'}/{name}/{blob['oid']}"
+                blob["actions"] = {"upload": {"href": href}}
         content = json.dumps({"transfer": "basic", "objects": objects}).encode()
         return content, 200, {"Content-Type": "application/vnd.git-lfs+json"}
 
     def upload(self, body, kind, name, oid):
         if hashlib.sha256(body).hexdigest() != oid:
-            raise RefusedError(400, "the content is not what was announced")
-        self.hub.repository(name, kind).store(body)
+            raise RefusedError(400, "the content does not match its hash")
+        self.owner.repository(name, kind).store(body)
         return {}
 
     def commit(self, body, kind, name, revision):
@@ -306,7 +304,7 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = repository.store(content) | {"lfs": True}
         sha = repository.commit(header["value"]["summary"], files)
         prefix = "" if kind == "models" else f"{kind}/"
-        return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{prefix}{name}/commit/{sha}"}
+        return {"success": True, "commitOid": sha, "commitUrl": f"{self.owner.address}/{prefix}{name}/commit/{sha}"}
 
     def info(self, body, kind, name, revision="main"):
         repository = self.repository(kind, name)

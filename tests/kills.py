@@ -1,11 +1,11 @@
-"""What is killed at random moments with SIGKILL, and started again each time, ends as if nothing had happened.
+"""Kills the trainer or `caption.py` at random moments with SIGKILL, resumes it, and compares the final result.
 
-`python tests/kills.py train --kills 50` kills a small run of the trainer, which resumes, and begins another run when
-one has come to its end. All must have the weights of an uninterrupted run, and the output folder must always load. All
-processes have one thread: sums over another number of threads round otherwise.
+`python tests/kills.py train --kills 50` kills and resumes small runs of the trainer, one after another. Each must end
+with the weights of an uninterrupted run, and its output folder must be loadable at any moment. All processes use one
+thread, because the number of threads affects rounding.
 
-`python tests/kills.py caption --kills 20` kills `caption.py --resume` over many photos. In the end no photo may be
-missing or there twice, each line must be whole, and each caption the one that the captioner knows by heart.
+`python tests/kills.py caption --kills 20` kills and resumes `caption.py --resume` on many photos. In the end, each
+photo must have exactly one complete line with the caption that the captioner has memorised.
 """
 
 import argparse
@@ -49,8 +49,11 @@ OPTIONS = {
 }
 
 
+CHECKPOINT_FILES = ("model", "average", "optimizer")
+
+
 def draw_photos(count, folder):
-    """Small photos as files, {path: caption}."""
+    """Write small photos. Returns {path: caption}."""
     folder.mkdir(parents=True)
     captions = {}
     for number in range(count):
@@ -61,17 +64,17 @@ def draw_photos(count, folder):
 
 
 def start(function, *arguments):
-    """Call the function in a process forked from this one, which has imported everything already."""
+    """Call a function in a process forked from this one, which saves the imports."""
     process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
     process.start()
     return process
 
 
-def kill_when(process, reached):
-    """Whether the process was killed when `reached()`; False where it had ended by then. Fails where it failed."""
-    while not reached():
+def kill_when(process, condition):
+    """Kill a process as soon as `condition()` is true. Returns whether it was still running; asserts its success."""
+    while not condition():
         if process.exitcode is not None:
-            assert process.exitcode == 0, f"It ended with {process.exitcode}; see its log."
+            assert process.exitcode == 0, f"exit status {process.exitcode}; see the log"
             return False
         time.sleep(0.001)
     process.kill()
@@ -83,91 +86,88 @@ def run_trainer(data, output):
     log = os.open(f"{output}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    datasets.config.HF_DATASETS_CACHE = f"{output}.cache"  # the preparation of the data may be killed as well
+    datasets.config.HF_DATASETS_CACHE = f"{output}.cache"  # the data may be prepared when the process is killed
     train([f"--{name}={value}" for name, value in (OPTIONS | {"data_dir": data, "output_dir": output}).items()])
 
 
-def passed(seconds):
-    """A function that tells whether so much time has passed since now."""
+def time_passed(seconds):
+    """A function that returns whether this time has passed since the call."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
 
 
 def check_loads(output, loaded):
-    """Whether the folder holds a captioner, which it must once it did (`loaded`). Raises where it is in between."""
+    """Load the captioner of a run. Returns False if there is none yet, which fails if `loaded` says there was one."""
     if not loaded and not (output / "model.safetensors").exists():
         return False
     load_captioner(str(output), "cpu", "float32")
     return True
 
 
-def assert_equal_runs(whole, cut):
-    """The same weights, optimizer and history, bit for bit. Raises `AssertionError`."""
-    places = [checkpoints.latest(folder / "checkpoints" / "1-captions") for folder in (whole, cut)]
-    assert places[0].name == places[1].name, f"{places[0].name} is not {places[1].name}"
-    files = [(place / name) for name in ("model", "average", "optimizer") for place in places]
-    files = [file.with_suffix(".safetensors") for file in files] + [
-        folder / "model.safetensors" for folder in (whole, cut)
-    ]
-    for first, second in zip(files[::2], files[1::2], strict=True):
-        expected, found = load_file(first), load_file(second)
-        assert expected.keys() == found.keys()
+def assert_equal_runs(uninterrupted, killed):
+    """Assert that weights, optimizer and history are equal bit for bit."""
+    last, last_killed = (checkpoints.latest(run / "checkpoints" / "1-captions") for run in (uninterrupted, killed))
+    assert last.name == last_killed.name
+    pairs = [(last / f"{name}.safetensors", last_killed / f"{name}.safetensors") for name in CHECKPOINT_FILES]
+    for expected_file, file in (*pairs, (uninterrupted / "model.safetensors", killed / "model.safetensors")):
+        expected, tensors = load_file(expected_file), load_file(file)
+        assert expected.keys() == tensors.keys()
         for name, tensor in expected.items():
-            assert torch.equal(tensor, found[name]), f"{second}: {name} differs"
-    assert (whole / "history.jsonl").read_text() == (cut / "history.jsonl").read_text()
+            assert torch.equal(tensor, tensors[name]), f"{file}: {name} differs"
+    assert (uninterrupted / "history.jsonl").read_text() == (killed / "history.jsonl").read_text()
 
 
 def kill_training(options, folder):
-    chance = random.Random(options.seed)
-    data, whole = folder / "data", folder / "whole"
+    rng = random.Random(options.seed)
+    data, uninterrupted = folder / "data", folder / "uninterrupted"
     captions = draw_photos(8, data / "train")
     rows = [json.dumps({"file_name": Path(path).name, "captions": [caption]}) for path, caption in captions.items()]
     (data / "train" / "metadata.jsonl").write_text("\n".join(rows))
-    begun = time.monotonic()
-    kill_when(start(run_trainer, data, whole), passed(float("inf")))
-    duration = time.monotonic() - begun
-    killed, runs, loads = 0, 0, 0
-    while killed < options.kills:
+    start_time = time.monotonic()
+    kill_when(start(run_trainer, data, uninterrupted), time_passed(float("inf")))
+    duration = time.monotonic() - start_time
+    kills, runs, loads = 0, 0, 0
+    while kills < options.kills:
         runs, loaded = runs + 1, False
-        cut = folder / f"cut-{runs}"
-        # When enough are killed, the last run ends undisturbed.
+        killed = folder / f"killed-{runs}"
+        # After the last kill, the run continues to its end.
         while kill_when(
-            start(run_trainer, data, cut),
-            passed(chance.uniform(0, duration / 2) if killed < options.kills else float("inf")),
+            start(run_trainer, data, killed),
+            time_passed(rng.uniform(0, duration / 2) if kills < options.kills else float("inf")),
         ):
-            killed += 1
-            loaded = check_loads(cut, loaded)
+            kills += 1
+            loaded = check_loads(killed, loaded)
             loads += loaded
-        assert_equal_runs(whole, cut)
-    print(f"{killed} kills in {runs} runs: all ended with the same weights; the folder loaded {loads} times")
+        assert_equal_runs(uninterrupted, killed)
+    print(f"{kills} kills in {runs} runs: all ended with the same weights; the folder loaded {loads} times")
 
 
 def lines_written(output, count):
-    """A function that tells whether so many more whole lines are written since now."""
+    """A function that returns whether this many complete lines were written since the call."""
 
     def lines():
         return output.read_bytes().count(b"\n") if output.exists() else 0
 
-    wanted = lines() + count
-    return lambda: lines() >= wanted
+    target = lines() + count
+    return lambda: lines() >= target
 
 
 def kill_captioning(options, folder):
-    chance = random.Random(options.seed)
+    rng = random.Random(options.seed)
     learn_by_heart(folder / "model")
     captions = draw_photos(options.photos, folder / "photos")
-    output, killed = folder / "captions.jsonl", 0
-    # Few photos at once, so that it may be killed between many lines.
+    output, kills = folder / "captions.jsonl", 0
+    # Small batches, so that it can be killed between most lines.
     command = [sys.executable, ROOT / "caption.py", folder / "photos", "--model", folder / "model"]
     command = [*map(str, command), "--output", str(output), "--resume", "--batch_size", "4"]
-    most = max(1, 2 * options.photos // options.kills - 4)  # which needs about `kills` of them for all photos
-    while kill_when(start(os.execv, sys.executable, command), lines_written(output, chance.randint(1, most))):
-        killed += 1
+    max_lines = max(1, 2 * options.photos // options.kills - 4)  # takes about `kills` kills for all photos
+    while kill_when(start(os.execv, sys.executable, command), lines_written(output, rng.randint(1, max_lines))):
+        kills += 1
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert output.read_bytes().endswith(b"\n")
     assert len(rows) == options.photos
     assert {row["file"]: row["caption"] for row in rows} == captions
-    print(f"{options.photos} photos, {killed} kills: each captioned once, no half line, no wrong caption")
+    print(f"{options.photos} photos, {kills} kills: each captioned once, no partial lines, no wrong captions")
 
 
 def main():

@@ -1,4 +1,4 @@
-"""A web server of photos for tests, which can be slow and can fail on purpose."""
+"""Local web servers for tests; the one of photos can be slow, and fail on purpose."""
 
 import threading
 import time
@@ -6,18 +6,15 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class PhotoServer:
-    """`with PhotoServer(photos) as server:` serves {path: bytes} at `server.address`.
+class LocalServer:
+    """Serves at `address` within a `with` statement, on a free port.
 
-    `faults` holds, for a path, what the next requests get instead of the photo: a status, or "cut" for half of the
-    bytes that were announced. `requests` counts the requests of each path, `most` is the largest number at once.
+    Args:
+        handler: a subclass of `BaseHTTPRequestHandler`, which finds this object in its attribute `owner`.
     """
 
-    def __init__(self, photos, wait=0):
-        self.photos, self.wait, self.faults, self.times = photos, wait, {}, {}
-        self.requests, self.at_once, self.most = Counter(), 0, 0
-        self.lock = threading.Lock()
-        self.server = Server(("127.0.0.1", 0), type("Handler", (Handler,), {"photos": self}))
+    def __init__(self, handler):
+        self.server = Server(("127.0.0.1", 0), type("Handler", (handler,), {"owner": self}))
         self.address = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self):
@@ -34,15 +31,29 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
+class PhotoServer(LocalServer):
+    """`with PhotoServer(photos) as server:` serves {path: bytes}.
+
+    `faults` lists, for a path, what the next requests get instead of the photo: a status, or "cut" for half of the
+    bytes. `requests` counts the requests of each path, and `most` is the largest number of simultaneous ones.
+    """
+
+    def __init__(self, photos, wait=0):
+        self.photos, self.wait, self.faults, self.times = photos, wait, {}, {}
+        self.requests, self.at_once, self.most = Counter(), 0, 0
+        self.lock = threading.Lock()
+        super().__init__(Handler)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    photos = None
+    owner = None
 
     def log_message(self, *arguments):
         pass
 
     def do_GET(self):
-        server, path = self.photos, self.path.lstrip("/")
+        server, path = self.owner, self.path.lstrip("/")
         with server.lock:
             server.requests[path] += 1
             server.times.setdefault(path, []).append(time.monotonic())

@@ -1,17 +1,15 @@
 """Data sets of all formats are loaded with the columns `image` and `captions`."""
 
 import csv
-import functools
-import http.server
 import io
 import json
-import tarfile
-import threading
 
 import pytest
 from conftest import SHARED
 from datasets import Dataset, Features, Image, Value
 from datasets import config as datasets_config
+from photo_server import PhotoServer
+from test_layouts import tar
 
 from modeling_captioner import PhotoError
 from train.data import captioned_dataset, photo_of
@@ -161,21 +159,11 @@ def test_broken_photos_are_skipped_and_logged(tmp_path, photo_bytes, caplog):
 
 
 def test_photos_are_downloaded_from_urls(tmp_path, photo_bytes):
-    served = tmp_path / "served"
-    served.mkdir()
-    for name in "123":
-        (served / f"{name}.jpg").write_bytes(photo_bytes)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}"
     (tmp_path / "set").mkdir()
-    rows = [{"coco_url": f"{base}/{name}.jpg", "caption": "a dog"} for name in ("1", "2", "3", "missing")]
-    Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
-    try:
+    with PhotoServer({f"{name}.jpg": photo_bytes for name in "123"}) as server:
+        rows = [{"coco_url": f"{server.address}/{name}.jpg", "caption": "a dog"} for name in ("1", "2", "3", "missing")]
+        Dataset.from_list(rows).to_parquet(tmp_path / "set" / "all.parquet")
         splits = loaded(tmp_path / "set", max_broken_fraction=1)
-    finally:
-        server.shutdown()
     kept = [row for split in splits.values() for row in split]
     assert len(kept) == 3
     assert photo_of(kept[0]).size == (64, 64)
@@ -222,13 +210,10 @@ def test_coco_layout(tmp_path, photo_bytes):
 
 def test_webdataset_shards(tmp_path, photo_bytes):
     folder = tmp_path / "set"
-    folder.mkdir()
-    with tarfile.open(folder / "shard-0.tar", "w") as shard:
-        for number in range(5):
-            for name, content in (("jpg", numbered(photo_bytes, number)), ("txt", f"number {number}".encode())):
-                member = tarfile.TarInfo(f"{number:04}.{name}")
-                member.size = len(content)
-                shard.addfile(member, io.BytesIO(content))
+    members = {}
+    for number in range(5):
+        members |= {f"{number:04}.jpg": numbered(photo_bytes, number), f"{number:04}.txt": f"number {number}".encode()}
+    tar(folder / "shard-0.tar", members)
     splits = loaded(folder)
     assert (len(splits["train"]), len(splits["validation"])) == (4, 1)
     assert splits["train"][0]["captions"][0].startswith("number")

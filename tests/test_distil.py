@@ -1,12 +1,10 @@
 """The stage `distil` and the word probe."""
 
-import json
-
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from test_training import arguments
+from test_training import arguments, history
 
 from train.cli import resolve, run
 from train.probe import word_probe
@@ -17,7 +15,7 @@ TEACHER = "test_efficientnet"
 
 @pytest.fixture
 def teacher_file(tmp_path):
-    """Weights of a teacher as a port to another framework has them: in order, under other names."""
+    """Weights of a teacher in timm's order, but with other names, as in ports of other frameworks."""
     torch.manual_seed(1)
     tensors = timm.create_model(TEACHER).state_dict()
     renamed = {f"{number:04}.{key.rpartition('.')[2]}": value for number, (key, value) in enumerate(tensors.items())}
@@ -35,8 +33,8 @@ def test_a_teacher_loads_by_name_or_in_order(teacher_file):
         load_teacher("test_resnet", str(teacher_file))
 
 
-def test_the_student_comes_nearer_to_the_teacher(drawn_set, teacher_file, tmp_path):
-    """The loss on held-out photos falls, only the blocks asked for learn, and the captioner that is left loads."""
+def test_distillation(drawn_set, teacher_file, tmp_path):
+    """The validation loss decreases, and only the chosen blocks are trained."""
     options = {
         "stage": "distil",
         "data_dir": drawn_set,
@@ -51,7 +49,7 @@ def test_the_student_comes_nearer_to_the_teacher(drawn_set, teacher_file, tmp_pa
     }
     run(resolve(arguments(output_dir=tmp_path / "one", **options, max_train_steps=1)))
     run(resolve(arguments(output_dir=tmp_path / "run", **options)))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    rows = history(tmp_path / "run")
     losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
     assert losses[-1] < 0.95 * losses[0]
     first, last = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "run"))
@@ -62,8 +60,8 @@ def test_the_student_comes_nearer_to_the_teacher(drawn_set, teacher_file, tmp_pa
     assert not changed & {"conv1", "bn1", "layer1", "layer2"}
 
 
-def test_the_probe_tells_knowledge_from_noise():
-    """Features that hold the words give an area near 1, noise one near a half."""
+def test_the_word_probe_of_informative_features_and_noise():
+    """The AUC is near 1 if the features encode the words, and near 0.5 for noise."""
     generator = torch.Generator().manual_seed(0)
     words = [
         "".join(letters)

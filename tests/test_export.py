@@ -1,4 +1,4 @@
-"""The ONNX export: what the graphs compute, what is packed, what the files say of themselves."""
+"""The ONNX export: the outputs of the graphs, packed weights, and the metadata of the files."""
 
 import shutil
 
@@ -85,14 +85,14 @@ def test_int8_export_is_close_to_the_model_and_names_its_weights(exported, learn
     assert operators.count("QuantizeLinear") > operators.count("Conv") / 2, "the convolutions are quantized"
     for file in files:
         metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
-        # Trained weights are stored in float32, their published copy in half precision.
+        # Training saves weights in float32, publishing in half precision.
         assert metadata["weights"] == weights_fingerprint(exported) == weights_fingerprint(learnt_captioner)
         assert metadata["calibration_photos"] == "16"
         assert str(exported).encode() not in file.read_bytes()
 
 
 def test_packed_weights_are_unpacked_by_onnxruntime():
-    """A convolution that int8 has rounded to 6 bits, exactly; matrices in both layouts, to the rounding of 6 bits."""
+    """Exactly for an int8 convolution rounded to 6 bits; up to 6-bit rounding for matrices in both layouts."""
     random = np.random.default_rng(0)
     kernel = random.integers(-32, 32, (512, 576, 1, 1)).astype(np.int8)
     left, right = (random.normal(size=shape).astype(np.float32) for shape in ((576, 512), (300, 512)))
@@ -125,7 +125,7 @@ def test_packed_weights_are_unpacked_by_onnxruntime():
 
 
 def test_scales_clip_outliers():
-    """One outlier among many weights does not make the steps of all the others coarse."""
+    """A single outlier does not make the quantization of all other weights coarse."""
     weights = np.random.default_rng(0).normal(size=(2, 10_000)).astype(np.float32)
     weights[1, 0] = 9
     scales = weight_scales(weights, axis=0).ravel()

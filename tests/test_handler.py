@@ -1,4 +1,4 @@
-"""The Inference Endpoint's handler, loaded by its path from a published folder as the endpoint's toolkit does it."""
+"""The handler of Inference Endpoints, loaded from a published folder as the endpoint's toolkit does."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ def error(data):
 
 @pytest.fixture
 def asked(tmp_path, learnt_captioner, files):
-    """What an isolated process in another directory answers, with the handler of a published folder and its photos."""
+    """Run the handler of a published folder in an isolated process in another directory. Returns its answers."""
     folder, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"
     write_repository(learnt_captioner, folder)
     elsewhere.mkdir()
@@ -50,7 +50,7 @@ def asked(tmp_path, learnt_captioner, files):
 
 
 def test_photos_however_they_come(asked, drawn_photos):
-    """Bytes, a picture that the toolkit has opened, base64, a data URL, and lists of them: the same answer."""
+    """Bytes, an image opened by the toolkit, base64, a data URL, and lists of these get the same answer."""
     captions = [caption for _, caption in drawn_photos]
     one, picture, string, url, several, beams = asked(
         """[

@@ -5,10 +5,8 @@ Streamed or not, each photo gets its own captions, and no photo is in two splits
 
 import io
 import json
-import os
 import subprocess
 import sys
-import tarfile
 
 import pytest
 import torch
@@ -18,6 +16,9 @@ from hub_server import FakeHub
 from photo_server import PhotoServer
 from PIL import Image as PillowImage
 from safetensors.torch import save_file
+from test_layouts import tar
+from test_training import history
+from workers import json_worker
 
 from modeling_captioner import CaptionerForConditionalGeneration
 from train.cli import resolve
@@ -82,43 +83,14 @@ def publish(hub, name, folder, kind):
     repository.add(folder)
 
 
-def environment(hub, home):
-    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    return os.environ | settings | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-
-
 @pytest.fixture(scope="module")
 def ask(hub, tmp_path_factory):
-    worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        cwd=ROOT,
-        env=environment(hub, tmp_path_factory.mktemp("home")),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    def ask(**options):
-        worker.stdin.write(json.dumps(options) + "\n")
-        worker.stdin.flush()
-        return json.loads(worker.stdout.readline())
-
-    yield ask
-    worker.stdin.close()
-    worker.wait(60)
+    with json_worker(WORKER, hub.environment(tmp_path_factory.mktemp("home"))) as ask:
+        yield lambda **settings: ask(settings)
 
 
 def parquet(folder, split, rows, features=None):
     Dataset.from_list(rows, features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
-
-
-def tar(file, members):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w") as shard:
-        for member, content in members.items():
-            info = tarfile.TarInfo(member)
-            info.size = len(content)
-            shard.addfile(info, io.BytesIO(content))
 
 
 def karpathy_row(number, split):
@@ -352,9 +324,9 @@ def test_the_recipe_coco_needs_no_other_options(hub, web, tmp_path, tmp_path_fac
     command += ["--image_size", "80", "--hidden_size", "64", "--embedding_size", "32", "--num_beams", "1"]
     command += ["--per_device_train_batch_size", "3", "--dataloader_num_workers", "0", "--max_new_tokens", "8"]
     command += ["--output_dir", str(tmp_path / "run")]
-    end = subprocess.run(command, cwd=ROOT, env=environment(hub, tmp_path / "home"), capture_output=True, text=True)
+    end = subprocess.run(command, cwd=ROOT, env=hub.environment(tmp_path / "home"), capture_output=True, text=True)
     assert end.returncode == 0, end.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    rows = history(tmp_path / "run")
     for stage in ("1-captions", "2-captions", "3-self_critical"):
         assert [row["step"] for row in rows if row["stage"] == stage and "loss" in row] == list(range(1, 21))
         assert any("CIDEr-D" in row for row in rows if row["stage"] == stage)

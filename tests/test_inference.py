@@ -1,4 +1,4 @@
-"""Folded batch norms and weights laid out anew: what inference computes is what training's pass computes."""
+"""Optimised inference (folded batch norms, other weight layouts) computes the same as the forward pass of training."""
 
 import copy
 import itertools
@@ -14,7 +14,7 @@ from modeling_captioner import inference
 
 @pytest.fixture
 def inception(tiny_captioner):
-    """A captioner whose batch norms do something, and photos."""
+    """A captioner with non-trivial batch norms, and photos."""
     model, _ = tiny_captioner(encoder_name="inception_v3", image_size=128, encoder_frozen=False)
     generator = torch.Generator().manual_seed(3)
     for module in model.encoder.backbone.modules():
@@ -25,7 +25,7 @@ def inception(tiny_captioner):
 
 
 def same_as_with_gradients(model, photos):
-    """Whether inference, which folds batch norms and lays weights out anew, gives what training's pass gives."""
+    """Whether inference, with folded batch norms and other weight layouts, computes the same as training."""
     with torch.inference_mode():
         quick = model(photos, decoder_input_ids=torch.tensor([[2], [2]])).logits
     logits = model(photos, decoder_input_ids=torch.tensor([[2], [2]])).logits
@@ -36,7 +36,7 @@ def same_as_with_gradients(model, photos):
 
 @pytest.mark.parametrize("within", [torch.no_grad, torch.inference_mode])
 def test_inference_follows_every_change_of_the_weights(inception, within):
-    """A step of training in evaluation mode (as in self-critical training), loading, scaling, moving, copying."""
+    """After a training step in evaluation mode (as in self-critical training), loading, scaling, moving and copying."""
     model, photos = inception
     seen = [same_as_with_gradients(model, photos)]
 
@@ -81,7 +81,7 @@ WEIGHTS = ("encoder.backbone.Conv2d_2a_3x3.conv.weight", "decoder.second_rnn.wei
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_inference_follows_writes_that_no_version_counts(inception, write, name):
-    """As by PEFT's `merge_and_unload` and averaging snippets."""
+    """PEFT's `merge_and_unload` and code that averages weights write to `.data`."""
     model, photos = inception
     generation = {"max_new_tokens": 3, "min_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
     settings = generation | {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "decoder_start_token_id": 2}
@@ -89,12 +89,12 @@ def test_inference_follows_writes_that_no_version_counts(inception, write, name)
     write(model.get_parameter(name))
     after = model.generate(photos, **settings)
     assert not torch.equal(torch.stack(before.logits), torch.stack(after.logits))
-    expected = copy.deepcopy(model).generate(photos, **settings)  # whose weights inference sees for the first time
+    expected = copy.deepcopy(model).generate(photos, **settings)  # a new model, whose weights are prepared from scratch
     torch.testing.assert_close(torch.stack(after.logits), torch.stack(expected.logits))
 
 
 def test_adapters_on_convolutions_are_not_passed_by(inception):
-    """PEFT replaces a convolution by one that adds an adapter and whose `weight` is the original's."""
+    """PEFT replaces a convolution by a module with an adapter, whose `weight` is that of the original."""
 
     class Adapted(torch.nn.Module):
         def __init__(self, conv):
@@ -114,7 +114,7 @@ def test_adapters_on_convolutions_are_not_passed_by(inception):
 
 
 class Quantized(torch.Tensor):
-    """A weight as torchao's: a subclass without memory of its own, which dequantizes itself in each function."""
+    """A tensor subclass like torchao's: without storage of its own, and dequantized in each function."""
 
     @staticmethod
     def __new__(cls, integers, scale):
@@ -171,7 +171,7 @@ def test_weights_on_disk(inception, tmp_path, on_disk):
 
 
 def test_training_mode_moves_the_batch_norms(inception):
-    """Without gradients as well: nothing is folded then."""
+    """Also without gradients: nothing is folded in training mode."""
     model, photos = inception
     same_as_with_gradients(model, photos)
     model.train()
@@ -185,15 +185,14 @@ def test_training_mode_moves_the_batch_norms(inception):
 
 @pytest.mark.parametrize("seen_before", [False, True])
 def test_frozen_blocks_are_folded_in_training(inception, monkeypatch, seen_before):
-    """What is learnt above them gets the gradients that it gets without folding; also where a validation, in inference
-    mode, has folded them before."""
+    """The trained blocks get the same gradients as without folding, also after a validation in inference mode."""
     model, photos = inception
     blocks = [name for name, _ in model.encoder.backbone.named_children()]
     model.encoder.freeze(blocks[: blocks.index("Mixed_7c")])
     model.train()
     encoder = model.encoder
     for norm in norms_of(encoder.backbone.Mixed_7c):
-        norm.eval()  # statistics of two photos alone would make large differences of small ones
+        norm.eval()  # batch statistics of only two photos would amplify small differences
     weights = torch.randn(2, 4, model.config.hidden_size, generator=torch.Generator().manual_seed(4))
     if seen_before:
         with torch.inference_mode():
@@ -223,7 +222,7 @@ def norms_of(network):
 
 
 def test_a_bias_alone_can_be_learnt():
-    """Where weights are frozen, nothing may pass the bias by."""
+    """If the weights are frozen, the optimised path must not bypass the bias."""
     layer = inference.Linear(4, 3)
     layer.weight.requires_grad_(False)
     layer(torch.ones(2, 4)).sum().backward()
@@ -249,7 +248,7 @@ def test_a_bias_alone_can_be_learnt():
 )
 @torch.no_grad()
 def test_folded_blocks_see_what_they_saw(options, dtype):
-    """Whatever their convolution and activation, and however many photos of whatever size come one after another."""
+    """For all kinds of convolutions and activations, and for batches of changing sizes."""
     generator = torch.Generator().manual_seed(6)
     block = timm.layers.ConvNormAct(8, 16, **{"kernel_size": 3} | options).eval().to(dtype)
     for tensor in (block.bn.running_mean, block.bn.running_var.zero_(), block.bn.weight, block.bn.bias):
@@ -267,7 +266,7 @@ def test_folded_blocks_see_what_they_saw(options, dtype):
 
 @torch.no_grad()
 def test_networks_with_other_norms_are_left_as_they_are():
-    """Such as timm's regnety_040_sgn, and those in whose name is evos."""
+    """For example timm's regnety_040_sgn, and architectures with "evos" in their names."""
     block = timm.layers.ConvNormAct(32, 32, norm_layer=timm.layers.GroupNormAct).eval()
     photos = torch.rand(1, 32, 5, 5)
     expected = block(photos)

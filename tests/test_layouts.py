@@ -9,7 +9,7 @@ import pytest
 from conftest import SHARED
 from datasets import Dataset
 from datasets import config as datasets_config
-from test_training import arguments
+from test_training import arguments, history
 
 from train.cli import resolve, run
 from train.data import StreamedPhotos, captioned_dataset, photo_of
@@ -280,7 +280,7 @@ def test_a_stream_too_short_for_a_validation_split_trains(tmp_path, photo, caplo
     options = {"data_dir": tmp_path / "set", "output_dir": tmp_path / "run", "streaming": True, "max_train_steps": 2}
     run(resolve(arguments(**options, validation_fraction=0.001)))
     assert "No photo of the stream falls in the split 'validation'; using all photos for it." in caplog.text
-    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    rows = history(tmp_path / "run")
     assert "validation_loss" in rows[-1]
 
 

@@ -1,4 +1,4 @@
-"""A captioner in a process that knows nothing of this repository: only its folder, transformers, timm and PyTorch."""
+"""Loading a captioner without this repository: only its folder, transformers, timm and PyTorch."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from publishing.publish import write_repository
 
-# What a fresh process does with a folder and files of photos; it tells JSON.
+# Code of an isolated process, which gets a folder and photo files, and prints JSON.
 BEGINNING = """
 import json, sys
 import torch
@@ -32,14 +32,14 @@ def load(auto_class, **options):
     return auto_class.from_pretrained(folder, trust_remote_code=True, **options)
 
 def tell(told):
-    print()  # a library's question may stand on the line
+    print()  # a library may have printed a question on this line
     print(json.dumps(told))
 """
 
 
 @pytest.fixture
 def fresh(tmp_path):
-    """Runs code after `BEGINNING` in another directory, isolated (-I) from this one. Returns what it tells."""
+    """Run code after `BEGINNING` in another directory, isolated (-I) from this one. Returns the printed JSON."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
@@ -57,7 +57,7 @@ def fresh(tmp_path):
 
 @pytest.fixture(params=["tiny", "shipped"])
 def repository(request, tmp_path):
-    """The folder of a published captioner: a tiny one that knows the drawn photos' captions, and the shipped one."""
+    """The folder of a published captioner: a tiny one that has memorised the drawn photos, and the shipped one."""
     if request.param == "tiny":
         write_repository(request.getfixturevalue("learnt_captioner"), tmp_path / "repository")
         return tmp_path / "repository"
@@ -74,7 +74,7 @@ def captions_here(folder, files):
 
 
 def test_auto_classes_load_from_anywhere(fresh, repository, files, drawn_photos):
-    """With the captions of this process, a beginning of the user's, and in float32, though half is stored."""
+    """The captions are the same as in this process, may begin with given words, and the model runs in float32."""
     told = fresh(
         """
 model, same, processor = load(AutoModelForImageTextToText), load(AutoModel), load(AutoProcessor)
@@ -101,7 +101,7 @@ tell({
 
 
 def test_pipeline(fresh, repository, files):
-    """For one photo and for several, with and without a text, which starts the caption."""
+    """For one and several photos, with and without a text that starts the caption."""
     told = fresh(
         """
 captioner = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
@@ -124,7 +124,7 @@ tell([answer["generated_text"] for answer in sum(answers, []) + several + bare])
 
 
 def test_half_precision_is_stored_and_run_if_asked_for(fresh, repository, files):
-    """Batch norms' statistics are stored whole: small variances vanish in half precision."""
+    """Batch-norm statistics are stored in float32, because small variances underflow in half precision."""
     stored = load_file(repository / "model.safetensors")
     kinds = {torch.float32 if "running" in name else torch.float16 for name in stored}
     assert kinds == {torch.float32, torch.float16}
@@ -149,12 +149,12 @@ tell({
         dtypes, half = told[dtype]
         assert dtypes == [dtype]
         assert len(half) == len(files)
-        if repository != SHIPPED:  # which is so sure of itself that rounding changes no word
+        if repository != SHIPPED:  # the tiny captioner is so certain that rounding changes no word
             assert half == captions
 
 
 def test_saved_again_elsewhere(fresh, repository, files, tmp_path):
-    """What a process that loaded a captioner's folder saves is such a folder too."""
+    """A loaded captioner saves a complete captioner folder again."""
     saved = tmp_path / "saved"
     fresh(
         f"""

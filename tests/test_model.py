@@ -1,4 +1,4 @@
-"""The model's invariants, for every RNN and attention."""
+"""Invariants of the model, for all types of RNNs and attention."""
 
 import itertools
 import math
@@ -58,7 +58,7 @@ def test_cached_steps_equal_one_pass(tiny_captioner, photos, ids, rnn_type, atte
 @every_kind
 @torch.no_grad()
 def test_wide_beam_search_finds_the_best_caption(tiny_captioner, photos, rnn_type, attention_type):
-    """With a beam for every sequence, beam search is exhaustive search."""
+    """With one beam per possible sequence, beam search is exhaustive."""
     words, length = 6, 3  # ids 0..5, of which 3 is <end>
     model, _ = tiny_captioner(rnn_type=rnn_type, attention_type=attention_type, vocab_size=words)
     regions = BaseModelOutput(model.get_encoder()(photos[:1])[0])
@@ -67,7 +67,7 @@ def test_wide_beam_search_finds_the_best_caption(tiny_captioner, photos, rnn_typ
         if 3 in caption[:-1]:
             end = caption.index(3)
             if set(caption[end + 1 :]) != {0}:
-                continue  # after <end> comes padding alone
+                continue  # only padding follows <end>
             caption = caption[: end + 1]
         ids = torch.tensor([[2, *caption]])
         logits = model(encoder_outputs=regions, decoder_input_ids=ids[:, :-1]).logits.log_softmax(-1)
@@ -111,7 +111,7 @@ def test_beams_of_a_batch_equal_beams_alone(tiny_captioner, photos, rnn_type, at
 def test_beams_are_at_least_as_likely_as_greedy(tiny_captioner, photos):
     model, _ = tiny_captioner(hidden_size=64)
     regions = model.get_encoder()(photos)
-    # No <end>, so that captions are of one length and their log-probabilities can be compared.
+    # Without <end>, all captions have the same length, and their log-probabilities can be compared.
     options = {"max_new_tokens": 6} | settings_of(model) | {"eos_token_id": None}
 
     def log_probability(ids):
@@ -144,7 +144,7 @@ def test_generate_samples_streams_and_returns_attention(tiny_captioner, photos, 
 )
 @torch.no_grad()
 def test_any_spatial_encoder(tiny_captioner, encoder_name):
-    """Channels first, channels last and tokens all become regions in the order of the rows."""
+    """Feature maps with channels first or last, and tokens, become regions in row-major order."""
     size = 224 if encoder_name.startswith("swin") else 160
     model, _ = tiny_captioner(encoder_name=encoder_name, image_size=size)
     features = model.encoder.features(torch.rand(2, 3, size, size))
@@ -159,7 +159,7 @@ def test_inception_sees_eight_by_eight_regions(tiny_captioner):
 
 
 def test_a_frozen_encoder_does_not_change(tiny_captioner, photos, ids):
-    """Neither its weights nor its batch norms' statistics; an encoder that is not frozen changes in both."""
+    """Neither its weights nor its batch-norm statistics; both change if the encoder is trained."""
     for frozen in (True, False):
         model, _ = tiny_captioner(encoder_frozen=frozen)
         model.train()
@@ -196,7 +196,7 @@ def test_captions_of_one_photo_share_its_regions(tiny_captioner, photos, ids):
 
 
 def test_new_words_are_learnt_and_kept(tiny_captioner, photos, tmp_path):
-    """After `resize_token_embeddings` the logits of the old words are the same, and output and embedding still tied."""
+    """`resize_token_embeddings` keeps the logits of the old words, and output and embedding remain tied."""
     model, processor = tiny_captioner()
     torch.nn.init.normal_(model.decoder.output_bias)
     processor.tokenizer.add_tokens(["zebra", "gnu"])
@@ -260,7 +260,7 @@ def test_processor_begins_a_caption(tiny_captioner, drawn_photos):
 
 @pytest.mark.parametrize("text", ["a photo of Rachel", "A red, big Rachel:", "say <end> or <start>", "", "!"])
 def test_a_begun_caption_keeps_the_words_as_written(tiny_captioner, drawn_photos, text):
-    """Those that the model does not know, capitals, punctuation, and what looks like a special token."""
+    """Unknown words, capital letters, punctuation, and text that looks like a special token."""
     model, processor = tiny_captioner()
     photos = [photo for photo, _ in drawn_photos[:2]]
     settings = settings_of(model) | {"max_new_tokens": 3, "min_new_tokens": 3}
@@ -275,7 +275,7 @@ def test_a_begun_caption_keeps_the_words_as_written(tiny_captioner, drawn_photos
     explanation = explain(model, processor, photos[0], text=text, **settings)
     assert [caption for caption, _ in explanation.beams] == expected[:2]
     assert explanation.caption == expected[0]
-    if text != "!":  # which is not a word
+    if text != "!":  # punctuation is not a word
         assert " ".join(word.text for word in explanation.words) == explanation.caption
         assert len(explanation.words) == begun - 1 + 3
     again = explain_caption(model, processor, photos[0], explanation.caption)

@@ -1,4 +1,4 @@
-"""Every kind of picture that people have, through `open_photo`."""
+"""Opening images of all formats with `open_photo`."""
 
 import base64
 import io
@@ -14,9 +14,9 @@ from transformers import AutoProcessor
 from modeling_captioner import CaptionerProcessor, PhotoError, open_photo
 
 RED, GREEN, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3, (128,) * 3
-SQUARE = 16  # pixels: what JPEG stores together
+SQUARE = 16  # pixels, the size of a JPEG block with chroma subsampling
 UPRIGHT = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, GREY]], dtype=np.uint8)
-# How a camera that was held in another way stores the picture (EXIF 2.3, section 4.6.4 A, tag 274).
+# How a rotated camera stores the image (EXIF 2.3, section 4.6.4 A, tag 274).
 STORED = {
     1: UPRIGHT,
     2: UPRIGHT[:, ::-1],
@@ -30,12 +30,12 @@ STORED = {
 
 
 def squares(colours):
-    """A picture of one-coloured squares."""
+    """An image of squares, each of a single colour."""
     return Image.fromarray(np.kron(colours, np.ones((SQUARE, SQUARE, 1), dtype=np.uint8)))
 
 
 def colours(photo):
-    """The colours in the middle of the squares."""
+    """The colours at the centres of the squares."""
     return np.asarray(photo)[SQUARE // 2 :: SQUARE, SQUARE // 2 :: SQUARE].astype(int)
 
 
@@ -58,7 +58,7 @@ def test_photos_are_turned_as_their_exif_says(orientation, kind):
     options = {"JPEG": {"subsampling": 0, "quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
     photo = open_photo(saved(squares(STORED[orientation]), kind, exif=exif, **options))
     assert_upright(photo, tolerance=8 if kind == "JPEG" else 0)
-    assert_upright(open_photo(photo), tolerance=8)  # which no second opening turns again
+    assert_upright(open_photo(photo), tolerance=8)  # opening it again does not rotate it again
 
 
 def test_a_picture_with_garbled_exif_is_shown_as_it_is():
@@ -66,7 +66,7 @@ def test_a_picture_with_garbled_exif_is_shown_as_it_is():
 
 
 def test_sources(tmp_path):
-    """Paths, bytes, file objects and pictures give the same photo; a file object is left open."""
+    """Paths, bytes, file objects and images give the same photo; a file object is left open."""
     path = tmp_path / "photo.png"
     squares(UPRIGHT).save(path)
     content = path.read_bytes()
@@ -86,7 +86,7 @@ def test_formats(kind):
 
 
 def test_a_cameras_file_of_several_photos():
-    """MPO: a JPEG with more behind it, which phones write for depth and for both eyes."""
+    """MPO: a JPEG followed by others, which phones write for depth maps and stereo photos."""
     second = squares(UPRIGHT[::-1])
     photo = saved(squares(UPRIGHT), "MPO", save_all=True, append_images=[second], quality=95, subsampling=0)
     assert_upright(open_photo(photo), tolerance=8)
@@ -110,7 +110,7 @@ def test_palette():
 
 
 def test_what_is_transparent_is_white():
-    """As in a browser, whether a channel, the palette or a colour says so."""
+    """As in a browser, whether transparency is a channel, in the palette, or a colour."""
     channel = squares(UPRIGHT).convert("RGBA")
     channel.putalpha(Image.fromarray(np.full((32, 48), 255, dtype=np.uint8)))
     channel.paste((255, 0, 0, 0), (0, 0, 16, 16))
@@ -198,7 +198,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 
 
 def bomb(width, height):
-    """A PNG that claims a size and has next to nothing in it: who decodes it fills the memory or finds it damaged."""
+    """A PNG that claims a size and contains almost nothing: decoding it would fill the memory, or find it damaged."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -224,7 +224,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
 
 
 def phones_picture():
-    """A photo as a phone stores it, on its side, whose upright pixels are `UPRIGHT`."""
+    """A photo stored sideways, as by a phone, whose upright pixels are `UPRIGHT`."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return saved(squares(STORED[6]), "PNG", exif=exif)
@@ -243,7 +243,7 @@ def transparent_picture():
 
 @pytest.mark.parametrize("picture", [phones_picture, deep_picture, transparent_picture])
 def test_the_processor_sees_what_open_photo_gives(tiny_captioner, tmp_path, picture):
-    """However a photo is passed, and to the last bit what Pillow resizes it to."""
+    """For all types of input, and bit for bit as resized by Pillow."""
     _, processor = tiny_captioner()
     content, path = picture(), tmp_path / "photo.png"
     path.write_bytes(content)
@@ -261,7 +261,7 @@ def test_the_processor_sees_what_open_photo_gives(tiny_captioner, tmp_path, pict
 
 
 def test_a_loaded_processor_resizes_with_pillow(learnt_captioner):
-    """Also if the Auto class loads it; by default transformers uses torchvision, where some values differ by 1."""
+    """Also if loaded by the Auto class. By default, transformers uses torchvision, where some values differ by 1."""
     photo = Image.effect_noise((640, 480), 80).convert("RGB")
     expected = np.asarray(photo.resize((64, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     for kind in (CaptionerProcessor, AutoProcessor):

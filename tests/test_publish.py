@@ -1,4 +1,4 @@
-"""Publishing to the Hub: a server of the test's own in its place, everything else as people run it."""
+"""Publishing to the Hub, run from the command line with a test server in place of the Hub."""
 
 import json
 import os
@@ -17,12 +17,13 @@ from huggingface_hub import HfApi
 from packaging.requirements import Requirement
 from page_fixtures import TIMEOUT, wait_until_ready
 from test_loading import BEGINNING, captions_here
-from test_training import arguments
+from test_training import arguments, history
+from workers import json_worker
 
 from publishing.publish import write_repository
 
-# Runs one command after another, so that a test need not wait for PyTorch: {"program", "arguments", "token"} in each
-# line, [exit status, standard output, standard error] in each answer. The address of the Hub is read at the start.
+# Runs commands {"program", "arguments", "token"} in a single process, which saves the imports, and answers each with
+# [exit status, standard output, standard error]. The address of the Hub is read at the start.
 WORKER = """
 import contextlib, io, json, os, sys, traceback
 import app
@@ -70,48 +71,31 @@ def no_failures(hub):
     hub.requests.clear()
 
 
-def environment(hub, home):
-    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    return os.environ | settings | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-
-
 @pytest.fixture(scope="module")
 def command(hub, tmp_path_factory):
-    """Runs `python -m train` or `python app.py` against the test's Hub. Returns exit status, output, errors."""
-    worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        cwd=ROOT,
-        env=environment(hub, tmp_path_factory.mktemp("home")),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    """Run `python -m train` or `python app.py` with the test's Hub. Returns exit status, output, errors."""
+    with json_worker(WORKER, hub.environment(tmp_path_factory.mktemp("home"))) as ask:
 
-    def run(*arguments, program="train", token="hf_writer"):
-        asked = {"program": program, "arguments": [str(argument) for argument in arguments], "token": token}
-        worker.stdin.write(json.dumps(asked) + "\n")
-        worker.stdin.flush()
-        return json.loads(worker.stdout.readline())
+        def run(*arguments, program="train", token="hf_writer"):
+            return ask({"program": program, "arguments": [str(argument) for argument in arguments], "token": token})
 
-    yield run
-    worker.stdin.close()
-    worker.wait(60)
+        yield run
 
 
 @pytest.fixture
 def push(command, learnt_captioner):
-    """Publishes the captioner that knows the drawn photos by heart."""
+    """Publish the captioner that has memorised the drawn photos."""
     return lambda name, *options: command("--push_only", "--model", learnt_captioner, "--hub_model_id", name, *options)
 
 
 def captions_elsewhere(hub, tmp_path, files, name, revisions):
-    """What a process says that has nothing but its packages, an empty cache and the Hub: as `LOADING` tells it."""
+    """Run `LOADING` in a process that has only its packages, an empty cache and the Hub. Returns what it prints."""
     (tmp_path / "empty").mkdir()
     code = BEGINNING + f"REVISIONS = {revisions!r}" + LOADING
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, name, *map(str, files)],
         cwd=tmp_path / "empty",
-        env=environment(hub, tmp_path / "cache"),
+        env=hub.environment(tmp_path / "cache"),
         capture_output=True,
         text=True,
     )
@@ -120,7 +104,7 @@ def captions_elsewhere(hub, tmp_path, files, name, revisions):
 
 
 def test_train_push_update_load(hub, command, push, tmp_path, files, drawn_photos, drawn_set):
-    """A data set by its name on the Hub, a few steps, one commit; an update; both revisions in a fresh process."""
+    """Train on a data set on the Hub, publish in one commit, update, and load both revisions in a new process."""
     photos = hub.repository("tester/photos", "datasets")
     photos.create()
     photos.add(drawn_set)
@@ -131,7 +115,7 @@ def test_train_push_update_load(hub, command, push, tmp_path, files, drawn_photo
     repository = hub.repository("tester/trained")
     assert len(repository.commits) == 2, "the Hub's own and one of ours"
     first = repository.resolve("main")
-    assert said.splitlines()[-1] == f"Published: {hub.endpoint}/tester/trained/commit/{first}"
+    assert said.splitlines()[-1] == f"Published: {hub.address}/tester/trained/commit/{first}"
     assert repository.files().keys() >= {
         *("README.md", "config.json", "generation_config.json", "model.safetensors", "processor_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "modeling_captioner.py", "handler.py", "requirements.txt"),
@@ -151,7 +135,7 @@ def test_train_push_update_load(hub, command, push, tmp_path, files, drawn_photo
 
 
 def test_a_data_set_on_the_hub_is_streamed(hub, command, tmp_path, drawn_set):
-    """Parquet on the Hub; its photos are read from there while the training runs."""
+    """Parquet on the Hub, read during the training."""
     for split, photos in load_dataset("imagefolder", data_dir=str(drawn_set)).items():
         photos.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
     photos = hub.repository("tester/stream", "datasets")
@@ -166,12 +150,12 @@ def test_a_data_set_on_the_hub_is_streamed(hub, command, tmp_path, drawn_set):
     status, _, errors = command(*arguments(**options), "--streaming")
     assert status == 0, errors
     assert hub.count("GET", "/datasets/tester/stream/resolve/.*parquet") > 0
-    rows = [json.loads(line) for line in (tmp_path / "trained" / "history.jsonl").read_text().splitlines()]
+    rows = history(tmp_path / "trained")
     assert "CIDEr-D" in rows[-1]
 
 
 def test_card_tells_of_its_own_training(hub, command, tmp_path, drawn_photos, drawn_set):
-    """Its data, its command, its figures, as the Hub's API reads them; none of the shipped captioner's.
+    """Its own data, command and scores, as read by the Hub's API, and none of the shipped captioner's.
 
     Here the Hub refuses the commit after the training, which can then be published by itself.
     """
@@ -183,9 +167,9 @@ def test_card_tells_of_its_own_training(hub, command, tmp_path, drawn_photos, dr
     assert status == 1
     assert errors.strip().endswith(f"To publish {output} later, use --push_only --model {output}.")
     assert command("--push_only", "--model", output, "--hub_model_id", "tester/told")[0] == 0
-    rows = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+    rows = history(output)
     best = max((row for row in rows if "score" in row), key=lambda row: row["score"])
-    info = HfApi(endpoint=hub.endpoint).model_info("tester/told")
+    info = HfApi(endpoint=hub.address).model_info("tester/told")
     assert (info.library_name, info.pipeline_tag) == ("transformers", "image-text-to-text")
     assert {result.metric_name: result.metric_value for result in info.card_data.eval_results} == {
         name: pytest.approx(best[name], abs=1e-4) for name in ("CIDEr-D", "BLEU-4", "ROUGE-L")
@@ -195,7 +179,7 @@ def test_card_tells_of_its_own_training(hub, command, tmp_path, drawn_photos, dr
     assert info.card_data.datasets is None, "the data set is not on the Hub"
     repository, words = hub.repository("tester/told"), set(" ".join(caption for _, caption in drawn_photos).split())
     for example in info.card_data.to_dict()["widget"]:
-        assert example["src"].removeprefix(f"{hub.endpoint}/tester/told/resolve/main/") in repository.files()
+        assert example["src"].removeprefix(f"{hub.address}/tester/told/resolve/main/") in repository.files()
         assert set(example["output"]["text"].split()) <= words, "its own"
     text = repository.read("README.md").decode()
     assert "accelerate launch train/ --encoder_name test_resnet --image_size 64 --hidden_size 64" in text
@@ -214,12 +198,12 @@ def test_shipped_captioner_has_its_own_card(hub, command):
     assert 'from_pretrained("tester/shipped", trust_remote_code=True)' in card
     assert "pin what you read with `revision=" in card
     assert repository.read("model.safetensors") == (SHIPPED / "model.safetensors").read_bytes()
-    results = HfApi(endpoint=hub.endpoint).model_info("tester/shipped").card_data.eval_results
+    results = HfApi(endpoint=hub.address).model_info("tester/shipped").card_data.eval_results
     assert len(results) == 6
     for result in results:
         row = next(line for line in card.splitlines() if line.lower().startswith(f"| {result.dataset_type}"))
         assert f"{result.metric_value:.3f}" in row, "the figures that the Hub shows are those of the table"
-    for example in HfApi(endpoint=hub.endpoint).model_info("tester/shipped").card_data.to_dict()["widget"]:
+    for example in HfApi(endpoint=hub.address).model_info("tester/shipped").card_data.to_dict()["widget"]:
         assert f"| {example['output']['text']} |" in card, "and so are the captions"
 
 
@@ -235,7 +219,7 @@ def test_shipped_captioner_has_its_own_card(hub, command):
     ],
 )
 def test_who_may_not_publish_hears_it_before_the_training(hub, command, tmp_path, token, name, named):
-    """Before any data is looked for: there is none. That somebody else's repository may be read is not enough."""
+    """Before the data set is loaded, which does not exist here. Read access to a repository is not enough."""
     if name == "other/theirs":
         hub.repository(name).create()
     options = ["--data_dir", "/nowhere", "--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", name]
@@ -249,7 +233,7 @@ def test_who_may_not_publish_hears_it_before_the_training(hub, command, tmp_path
 @pytest.mark.parametrize(
     ("method", "path", "how", "headers", "said"),
     [
-        ("PUT", "/lfs/", "drop", {}, ""),  # the library itself tries again
+        ("PUT", "/lfs/", "drop", {}, ""),  # retried by huggingface_hub itself
         ("POST", "/commit/", "drop", {}, "could not be reached"),
         ("POST", "/commit/", "lose", {}, "could not be reached"),
         ("POST", "/commit/", 500, {}, "The Hub returned 500 (failed on purpose)"),
@@ -259,7 +243,7 @@ def test_who_may_not_publish_hears_it_before_the_training(hub, command, tmp_path
     ],
 )
 def test_what_passes_is_tried_again(hub, push, tmp_path, method, path, how, headers, said):
-    """One commit comes of it, also where the Hub had made it and the answer was lost."""
+    """The result is a single commit, also if the Hub created it and the answer was lost."""
     hub.fail(method, path, how, **headers)
     name = f"tester/{tmp_path.name}"
     status, _, errors = push(name)
@@ -284,7 +268,7 @@ def test_what_passes_is_tried_again(hub, push, tmp_path, method, path, how, head
 def test_what_does_not_pass_is_a_sentence_and_changes_nothing(
     hub, push, command, tiny_captioner, tmp_path, method, path, how, headers, named
 ):
-    """Published anew, what had arrived is not sent again."""
+    """Publishing again does not upload the files that had arrived."""
     name = f"tester/{tmp_path.name}"
     assert push(name)[0] == 0
     before = hub.repository(name).files()
@@ -337,7 +321,7 @@ def test_who_may_not_deploy_hears_it(hub, command, learnt_captioner):
 
 
 def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_captioner, tmp_path):
-    """One commit; the page starts from the Space's files alone, with the captioner that was named, here on the Hub."""
+    """One commit; the page starts from the files of the Space alone, with the given captioner from the Hub."""
     assert push("tester/served")[0] == 0
     status, _, errors = command("--deploy", "tester/page", "--model", "tester/served", program="app")
     assert status == 0, errors
@@ -373,7 +357,7 @@ def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_cap
 
 
 def test_the_image_installs_what_the_requirements_ask_for():
-    """The lock file, and PyTorch in the Dockerfile, hold a release of each requirement, and one that it allows."""
+    """The lock file, with PyTorch in the Dockerfile, contains a permitted version of each requirement."""
     pinned = (ROOT / "requirements.lock").read_text() + (ROOT / "Dockerfile").read_text()
     pinned = {name.lower(): version for name, version in re.findall(r"([\w.-]+)==([\w.]+)", pinned)}
     for line in (ROOT / "requirements.txt").read_text().splitlines():

@@ -1,17 +1,13 @@
-"""Averages of a stage's checkpoints, and what keeps a stage from ending worse than it began."""
+"""Averaging the checkpoints of a stage (`--soup`), and validating before the first step (`--eval_on_start`)."""
 
 import json
 
 import torch
 from safetensors.torch import load_file, save_file
-from test_training import arguments
+from test_training import arguments, history
 
 from train import checkpoints
 from train.cli import main, resolve, run
-
-
-def rows_of(folder):
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 def test_the_mean_of_weights(tmp_path):
@@ -27,7 +23,7 @@ def test_the_mean_of_weights(tmp_path):
 def test_a_uniform_soup_is_the_mean_of_the_kept_checkpoints(drawn_set, tmp_path):
     options = {"soup": "uniform", "checkpoints_total_limit": 3, "eval_steps": 2, "num_train_epochs": 4}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, learning_rate=0.01, **options)))
-    scores = [row["score"] for row in rows_of(tmp_path) if "score" in row]
+    scores = [row["score"] for row in history(tmp_path) if "score" in row]
     assert len(scores) == 4 + 1  # eight steps of two each, and the soup
     files = checkpoints.weights_by_score(tmp_path / "checkpoints" / "1-captions")
     assert len(files) == 3
@@ -40,7 +36,7 @@ def test_a_uniform_soup_is_the_mean_of_the_kept_checkpoints(drawn_set, tmp_path)
 def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(drawn_set, tmp_path):
     options = {"soup": "greedy", "checkpoints_total_limit": 3, "eval_steps": 10, "num_train_epochs": 20}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", learning_rate=0.01, **options)))
-    best = max(row["score"] for row in rows_of(tmp_path / "run") if "score" in row)
+    best = max(row["score"] for row in history(tmp_path / "run") if "score" in row)
     options = {"evaluate_only": "true", "model": tmp_path / "run", "data_dir": drawn_set}
     main(arguments(output_dir=tmp_path / "scores", **options))
     assert json.loads((tmp_path / "scores" / "scores.json").read_text())["CIDEr-D"] == best
@@ -50,7 +46,7 @@ def test_a_stage_that_begins_with_a_validation_ends_no_worse(drawn_set, tmp_path
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "good", learning_rate=0.01, num_train_epochs=20)))
     options = {"model": tmp_path / "good", "eval_on_start": "true", "learning_rate": 10, "num_train_epochs": 1}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "bad", **options)))
-    scores = [row["score"] for row in rows_of(tmp_path / "bad") if "score" in row]
+    scores = [row["score"] for row in history(tmp_path / "bad") if "score" in row]
     assert scores[0] > scores[1]
     good, bad = (load_file(tmp_path / name / "model.safetensors") for name in ("good", "bad"))
     assert all(torch.equal(good[name], bad[name]) for name in good)

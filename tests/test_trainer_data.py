@@ -1,4 +1,4 @@
-"""What a run learns from: streams, corrections, the cache of features, drawings that it has not seen."""
+"""What a run learns from: streams, corrections, cached features, few photos; and generalisation to new drawings."""
 
 import io
 import itertools
@@ -7,13 +7,13 @@ import os
 import random
 import subprocess
 import sys
-import tarfile
 
 import datasets
 import pytest
 from conftest import COLOURS, ROOT, SHAPES
 from PIL import Image, ImageDraw
-from test_training import arguments, caption_folder
+from test_layouts import tar
+from test_training import arguments, caption_folder, history
 
 from demo.corrections import save_correction
 from modeling_captioner import open_photo
@@ -24,30 +24,24 @@ from train.data import features as features_module
 from train.settings import Settings
 
 
-def history(folder):
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory, drawn_photos):
-    """Forty photos in two webdataset shards, and one that is broken."""
+    """Forty photos in two webdataset shards, one of them broken."""
     folder = tmp_path_factory.mktemp("shards")
     for shard in range(2):
-        with tarfile.open(folder / f"{shard}.tar", "w") as file:
-            for number in range(shard * 20, shard * 20 + 20):
-                picture = io.BytesIO()
-                photo, caption = drawn_photos[number % 8]
-                photo.save(picture, "PNG")
-                # What follows a picture's end is ignored, and makes each a photo of its own.
-                content = b"<html>" if number == 7 else picture.getvalue() + bytes([number])
-                for name, data in (("png", content), ("txt", f"{caption} number {number}".encode())):
-                    member = tarfile.TarInfo(f"{number:04}.{name}")
-                    member.size = len(data)
-                    file.addfile(member, io.BytesIO(data))
+        members = {}
+        for number in range(shard * 20, shard * 20 + 20):
+            photo, caption = drawn_photos[number % 8]
+            file = io.BytesIO()
+            photo.save(file, "PNG")
+            # Bytes after the end of an image are ignored, but make it a different photo.
+            content = b"<html>" if number == 7 else file.getvalue() + bytes([number])
+            members |= {f"{number:04}.png": content, f"{number:04}.txt": f"{caption} number {number}".encode()}
+        tar(folder / f"{shard}.tar", members)
     return folder
 
 
-def test_a_stream_gives_each_photo_once_to_training_or_validation(shards):
+def test_each_photo_of_a_stream_is_in_one_split(shards):
     settings = Settings(data_dir=str(shards), streaming=True, validation_fraction=0.3)
     train, validation = StreamedPhotos(settings, "train"), StreamedPhotos(settings, "validation")
     orders = []
@@ -61,7 +55,7 @@ def test_a_stream_gives_each_photo_once_to_training_or_validation(shards):
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_streaming_trains_and_resumes_and_keeps_no_shard(shards, tmp_path, monkeypatch, caplog, capsys):
+def test_streaming_resumes_and_stores_nothing(shards, tmp_path, monkeypatch, caplog, capsys):
     cache = tmp_path / "cache"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     options = {"data_dir": shards, "streaming": True, "max_train_steps": 12, "eval_steps": 6, "checkpointing_steps": 5}
@@ -78,13 +72,13 @@ def test_streaming_trains_and_resumes_and_keeps_no_shard(shards, tmp_path, monke
     assert (tmp_path / "run" / "history.jsonl").read_text() == before
 
 
-def test_a_stream_of_unknown_length_asks_for_the_steps(shards, tmp_path):
+def test_a_stream_of_unknown_length_needs_max_train_steps(shards, tmp_path):
     with pytest.raises(ValueError, match="set --max_train_steps"):
         run(resolve(arguments(output_dir=tmp_path, data_dir=shards, streaming=True, min_word_count=1)))
 
 
-def test_corrections_teach_the_captioner(learnt_captioner, drawn_photos, tmp_path):
-    """One command, from a captioner and a folder as the page keeps it: try, be wrong, be corrected."""
+def test_training_on_corrections(learnt_captioner, drawn_photos, tmp_path):
+    """The trainer reads the folder in which the page saves corrections."""
     corrections = tmp_path / "corrections"
     corrections.mkdir()
     photo, _ = drawn_photos[0]
@@ -98,7 +92,7 @@ def test_corrections_teach_the_captioner(learnt_captioner, drawn_photos, tmp_pat
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_few_photos_are_enough(drawn_photos, tmp_path, count):
+def test_training_on_very_few_photos(drawn_photos, tmp_path, count):
     folder = tmp_path / "set"
     folder.mkdir()
     for number, (photo, caption) in enumerate(drawn_photos[:count]):
@@ -117,8 +111,8 @@ def test_few_photos_are_enough(drawn_photos, tmp_path, count):
     assert checkpoints.latest(tmp_path / "run" / "checkpoints" / "1-captions")
 
 
-def test_features_lie_in_shards_and_notice_a_changed_photo(drawn_set, drawn_photos, tmp_path, monkeypatch):
-    """With shards of three photos: a run finds them again, and looks anew at the shard of a photo that has changed."""
+def test_only_shards_with_changed_photos_are_encoded_again(drawn_set, drawn_photos, tmp_path, monkeypatch):
+    """With three photos per shard of the feature cache."""
     monkeypatch.setattr(features_module, "SHARD_BYTES", 3 * 4 * 96 * 2)  # regions, channels, bytes
     folder = tmp_path / "set"
     folder.mkdir()
@@ -135,7 +129,7 @@ def test_features_lie_in_shards_and_notice_a_changed_photo(drawn_set, drawn_phot
         return {file.name: file.stat().st_mtime_ns for file in (tmp_path / "features").iterdir()}
 
     first = files()
-    assert len(first) == 3, "eight photos, three in a file"
+    assert len(first) == 3, "eight photos, three per file"
     assert files() == first
     drawn_photos[7][0].save(folder / "0.jpg")
     changed = files()
@@ -143,22 +137,22 @@ def test_features_lie_in_shards_and_notice_a_changed_photo(drawn_set, drawn_phot
     assert len(changed) == 4
 
 
-def two_things(one, other, size=96):
-    """Two coloured shapes beside each other, with the caption that a person would give them."""
+def draw_pair(left, right, size=96):
+    """Two coloured shapes next to each other, and their caption."""
     photo = Image.new("RGB", (size, size), "lightgrey")
     draw = ImageDraw.Draw(photo)
-    for left, (colour, shape) in ((size // 12, one), (size * 7 // 12, other)):
-        box = [left, size // 3, left + size // 3, size * 2 // 3]
+    for x, (colour, shape) in ((size // 12, left), (size * 7 // 12, right)):
+        box = [x, size // 3, x + size // 3, size * 2 // 3]
         (draw.ellipse if shape == "circle" else draw.rectangle)(box, fill=colour)
-    return photo, f"a {' '.join(one)} left of a {' '.join(other)}"
+    return photo, f"a {' '.join(left)} left of a {' '.join(right)}"
 
 
-def test_drawings_never_seen_are_captioned_right(tmp_path):
-    """Of the 56 pairs of things, twelve are held out: their captions can only be made from what the others taught."""
+def test_unseen_combinations_are_captioned_correctly(tmp_path):
+    """Twelve of 56 pairs of shapes are held out: each shape is known, but not these combinations."""
     pairs = list(itertools.permutations(itertools.product(COLOURS, SHAPES), 2))
     random.Random(0).shuffle(pairs)
-    held_out = [two_things(*pair) for pair in pairs[:12]]
-    for split, drawn in (("train", [two_things(*pair) for pair in pairs[12:]]), ("validation", held_out)):
+    held_out = [draw_pair(*pair) for pair in pairs[:12]]
+    for split, drawn in (("train", [draw_pair(*pair) for pair in pairs[12:]]), ("validation", held_out)):
         (tmp_path / "set" / split).mkdir(parents=True)
         with (tmp_path / "set" / split / "metadata.jsonl").open("w") as file:
             for number, (photo, caption) in enumerate(drawn):
@@ -171,8 +165,8 @@ def test_drawings_never_seen_are_captioned_right(tmp_path):
     assert caption_folder(tmp_path / "run", list(photos)) == list(captions)
 
 
-def test_names_and_captions_in_other_scripts_under_another_code_page(drawn_photos, tmp_path):
-    """As on Windows: folders, photos and captions in Cyrillic and Chinese; no file in the locale's encoding."""
+def test_file_names_and_captions_in_other_scripts(drawn_photos, tmp_path):
+    """Folders, photos and captions in Cyrillic and Chinese; no file is read or written in the locale's encoding."""
     folder = tmp_path / "Фото" / "图片"
     folder.mkdir(parents=True)
     rows = []

@@ -1,4 +1,4 @@
-"""`--evaluate_only`: predictions in COCO's format and scores, of any captioner on any split."""
+"""`--evaluate_only`: predictions in COCO's format, and scores."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from train.metrics import caption_metrics, java_metrics
 
 @pytest.fixture(scope="module")
 def coco_set(tmp_path_factory, drawn_photos):
-    """COCO's own layout, with five photos to validate with."""
+    """A data set in COCO's layout, with three training and five validation photos."""
     folder = tmp_path_factory.mktemp("coco")
     (folder / "annotations").mkdir()
     for split, numbers in (("train2014", range(3)), ("val2014", range(3, 8))):
@@ -39,7 +39,7 @@ def evaluated(folder):
     return [json.loads((folder / f"{name}.json").read_text()) for name in ("predictions", "scores")]
 
 
-def test_one_or_two_processes_judge_each_photo_once(coco_set, learnt_captioner, drawn_photos, tmp_path, capsys):
+def test_one_or_two_processes_evaluate_each_photo_once(coco_set, learnt_captioner, drawn_photos, tmp_path, capsys):
     options = ["--evaluate_only", "--model", str(learnt_captioner), "--data_dir", str(coco_set)]
     options += ["--per_device_eval_batch_size", "2", "--num_beams", "1"]
     main([*options, "--output_dir", str(tmp_path / "one")])
@@ -57,7 +57,7 @@ def test_one_or_two_processes_judge_each_photo_once(coco_set, learnt_captioner, 
     assert evaluated(tmp_path / "two")[1] == pytest.approx(scores, rel=1e-5)
 
 
-def test_the_split_is_chosen_and_photos_may_stream(coco_set, learnt_captioner, drawn_photos, tmp_path):
+def test_a_chosen_split_can_be_streamed(coco_set, learnt_captioner, drawn_photos, tmp_path):
     options = ["--evaluate_only", "--model", str(learnt_captioner), "--data_dir", str(coco_set), "--num_beams", "1"]
     main([*options, "--output_dir", str(tmp_path / "train"), "--eval_split", "train", "--streaming"])
     assert sorted(row["image_id"] for row in evaluated(tmp_path / "train")[0]) == [100, 101, 102]
@@ -73,9 +73,9 @@ def test_mistakes_are_one_sentence(coco_set, learnt_captioner, capsys):
         assert named in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.skipif(not shutil.which("java"), reason="COCO's own evaluation needs Java")
-def test_all_scores_are_those_of_coco_evaluation():
-    """To four decimals, on the same strings, the tokenizer included."""
+@pytest.mark.skipif(not shutil.which("java"), reason="COCO's evaluation needs Java")
+def test_scores_equal_those_of_the_coco_evaluation():
+    """To four decimals, including the tokenizer."""
     tokenizer = PTBTokenizer()
     people = tokenizer.tokenize({n: [{"caption": text} for text in texts] for n, texts in enumerate(PEOPLE)})
     model = tokenizer.tokenize({n: [{"caption": text}] for n, text in enumerate(MODEL)})

@@ -1,24 +1,19 @@
-"""What a run survives: a loss that is no number, kills at a stage's boundary, a cache that is gone, early ends."""
+"""Runs that are interrupted: NaN losses, resuming between stages and without the cache, early stopping."""
 
-import json
 import shutil
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_training import arguments, caption_folder
+from test_training import arguments, caption_folder, history
 
 from train import checkpoints
 from train.cli import resolve, run
 from train.loop import TrainingError
 
 
-def history(folder):
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_photos(drawn_set, drawn_photos, tmp_path):
+def test_a_nan_loss_stops_the_run_and_names_the_photos(drawn_set, drawn_photos, tmp_path):
     options = {"data_dir": drawn_set, "output_dir": tmp_path, "checkpointing_steps": 1, "num_train_epochs": 4}
     options |= {"checkpoints_total_limit": 9, "optim": "sgd", "lr_scheduler_type": "constant"}
     with pytest.raises(
@@ -30,8 +25,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_photos(drawn_set, 
     assert caption_folder(tmp_path, [drawn_photos[0][0]]), "the captioner loads"
 
 
-def test_a_run_resumes_at_a_stages_boundary_without_its_cache(drawn_set, tmp_path):
-    """Bit for bit, from the last checkpoint of the first stage and from one in the middle of the second."""
+def test_a_run_resumes_between_stages_without_its_cache(drawn_set, tmp_path):
+    """Bit for bit, from the last checkpoint of the first stage, and from one in the middle of the second."""
     recipe = tmp_path / "recipe.yaml"
     stages = [{"stage": "captions"}, {"stage": "self_critical", "learning_rate": 1e-4, "ema_decay": 0.9}]
     recipe.write_text(yaml.safe_dump({"num_train_epochs": 2, "checkpointing_steps": 1, "stages": stages}))
@@ -49,8 +44,8 @@ def test_a_run_resumes_at_a_stages_boundary_without_its_cache(drawn_set, tmp_pat
             assert all(torch.equal(tensor, tensors_again[name]) for name, tensor in tensors.items())
 
 
-def test_training_ends_early_when_it_gets_no_better(drawn_set, tmp_path):
-    """With a learning rate of nought nothing gets better; `last` then finds a run that is done."""
+def test_early_stopping(drawn_set, tmp_path):
+    """With a learning rate of 0, the score does not improve. Resuming the finished run changes nothing."""
     options = {"data_dir": drawn_set, "output_dir": tmp_path, "num_train_epochs": 9, "learning_rate": 0}
     options |= {"early_stopping_patience": 2}
     run(resolve(arguments(**options)))
@@ -60,7 +55,7 @@ def test_training_ends_early_when_it_gets_no_better(drawn_set, tmp_path):
     assert history(tmp_path) == rows
 
 
-def test_last_skips_what_is_not_whole_and_begins_where_nothing_is(drawn_set, tmp_path):
+def test_last_skips_incomplete_checkpoints_or_starts_over(drawn_set, tmp_path):
     options = {"data_dir": drawn_set, "output_dir": tmp_path, "num_train_epochs": 2, "checkpointing_steps": 1}
     options |= {"checkpoints_total_limit": 9, "eval_steps": 9, "resume_from_checkpoint": "last"}
     run(resolve(arguments(**options)))

@@ -1,4 +1,4 @@
-"""Several processes, and several batches a step, train as one with larger batches; Accelerate's own options."""
+"""Several processes, or several batches per step, are equivalent to larger batches; options of `accelerate launch`."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
-from test_training import SMALL, arguments, launch
+from test_training import SMALL, arguments, history, launch
 
 from train.cli import make_accelerator, resolve, run
 
@@ -17,7 +17,7 @@ EXACT = {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "optim": "sgd", 
 
 @pytest.fixture(scope="module")
 def uneven_set(tmp_path_factory, drawn_photos):
-    """Twelve photos to train on, whose captions differ in length and number, and seven to validate with."""
+    """Twelve training photos, whose captions differ in length and number, and seven validation photos."""
     folder = tmp_path_factory.mktemp("uneven")
     for split, count in (("train", 12), ("validation", 7)):
         (folder / split).mkdir()
@@ -31,12 +31,8 @@ def uneven_set(tmp_path_factory, drawn_photos):
     return folder
 
 
-def history(folder):
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
 def assert_equal_runs(one, other):
-    """The same numbers at every step and the same weights, to rounding."""
+    """Assert that the metrics of every step and the weights are equal up to rounding."""
     for row, row_other in zip(history(one), history(other), strict=True):
         assert row.keys() == row_other.keys()
         for name, value in row.items():
@@ -46,8 +42,8 @@ def assert_equal_runs(one, other):
         torch.testing.assert_close(tensors_other[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_or_two_batches_equal_one_of_twice_the_size(uneven_set, tmp_path):
-    """One process has more words than the other, and the mean is over both's; validation counts each photo once."""
+def test_two_processes_or_batches_equal_one_batch_of_twice_the_size(uneven_set, tmp_path):
+    """The loss is the mean over all words, although one process has more words than the other."""
     options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 3, "captions_per_photo": 2}
     options |= {"per_device_eval_batch_size": 2}
     run(resolve(arguments(output_dir=tmp_path / "one", **options, per_device_train_batch_size=4)))
@@ -61,7 +57,7 @@ def test_two_processes_or_two_batches_equal_one_of_twice_the_size(uneven_set, tm
 
 
 def test_a_stage_has_its_own_accumulation(uneven_set, tmp_path):
-    """The second stage adds up two batches a step, or has batches of twice the size."""
+    """The second stage accumulates two batches per step, or has batches of twice the size."""
     options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 2, "captions_per_photo": 2}
     for name, second in (
         ("accumulated", "per_device_train_batch_size: 2, gradient_accumulation_steps: 2"),
@@ -84,9 +80,7 @@ def fresh_accelerate():
 
 
 @pytest.mark.parametrize(("options", "expected"), [([], "bf16"), (["--mixed_precision", "no"], "no")])
-def test_the_launcher_says_the_precision_where_no_option_does(
-    tmp_path, monkeypatch, fresh_accelerate, options, expected
-):
+def test_the_default_precision_is_that_of_accelerate_launch(tmp_path, monkeypatch, fresh_accelerate, options, expected):
     """`accelerate launch --mixed_precision bf16` sets this variable."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert make_accelerator(resolve(options)[0], tmp_path).mixed_precision == expected
@@ -104,8 +98,8 @@ def test_every_stage_runs_in_two_processes(drawn_set, tmp_path):
     assert 0 < last["entropy"] < np.log(30)
 
 
-def test_compiled_training_is_the_same_training(drawn_set, tmp_path, monkeypatch):
-    """`accelerate launch --dynamo_backend NAME` sets this variable; weights and checkpoints keep their names."""
+def test_compiling_does_not_change_training(drawn_set, tmp_path, monkeypatch):
+    """`accelerate launch --dynamo_backend NAME` sets this variable. Weights and checkpoints keep their names."""
     options = EXACT | {"data_dir": drawn_set, "num_train_epochs": 1}
     run(resolve(arguments(output_dir=tmp_path / "plain", **options)))
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")
@@ -114,7 +108,7 @@ def test_compiled_training_is_the_same_training(drawn_set, tmp_path, monkeypatch
     run(resolve(arguments(output_dir=tmp_path / "compiled", **options, resume_from_checkpoint="last")))
 
 
-def test_pictures_lie_beside_the_model(drawn_set, tmp_path):
+def test_example_captions_are_plotted(drawn_set, tmp_path):
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2)))
     files = sorted((tmp_path / "pictures").iterdir())
     assert [file.name for file in files] == ["1-captions-step-2.png", "1-captions-step-4.png"]

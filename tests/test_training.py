@@ -1,4 +1,4 @@
-"""The trainer, run as people run it, on drawn photos."""
+"""The trainer, run from the command line on drawn photos."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SMALL = {
 
 
 def arguments(**options):
-    """Options of `SMALL`, changed by `options`, as a command line."""
+    """Command-line arguments for the options of `SMALL`, updated with `options`."""
     given = []
     for name, value in (SMALL | options).items():
         given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
@@ -38,12 +38,17 @@ def arguments(**options):
 
 
 def launch(*options, processes=1):
-    """The trainer as a process that can be killed. On CPUs `accelerate launch` starts one, `torchrun` several."""
+    """Start the trainer: a single process with `accelerate launch`, several with `torchrun`."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    if processes > 1:  # "standalone" looks for a free port: other tests run at the same time
+    if processes > 1:  # "standalone" chooses a free port, because other tests run at the same time
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen([*command, str(ROOT / "train"), *options], env=environment, start_new_session=True)
+
+
+def history(folder):
+    """The rows of a run's history.jsonl."""
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 def caption_folder(folder, photos):
@@ -53,12 +58,12 @@ def caption_folder(folder, photos):
     return processor.batch_decode(ids, skip_special_tokens=True)
 
 
-def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path):
-    """The loss goes to nearly nothing and the captions come back word for word."""
+def test_overfitting_eight_photos(drawn_set, drawn_photos, tmp_path):
+    """The loss approaches 0, and the captions are reproduced word for word."""
     options = {"encoder_trainable_from": "all", "encoder_learning_rate": 1e-3}
     options |= {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "num_train_epochs": 100, "eval_steps": 100}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, learning_rate=0.004, **options)))
-    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    rows = history(tmp_path)
     assert rows[-1]["validation_loss"] < 0.05
     assert rows[-1]["CIDEr-D"] > 5
     assert json.loads((tmp_path / "config.json").read_text())["encoder_trained_from"] == "all"
@@ -66,8 +71,8 @@ def test_eight_photos_are_learnt_by_heart(drawn_set, drawn_photos, tmp_path):
     assert Image.open(tmp_path / "curves.png").size[0] > 100
 
 
-def test_language_captions_self_critical_in_one_recipe(drawn_set, tmp_path):
-    """A recipe's stages follow each other, each beginning with the best of the one before."""
+def test_a_recipe_with_three_stages(drawn_set, tmp_path):
+    """Each stage starts from the best model of the previous one."""
     recipe = tmp_path / "recipe.yaml"
     stages = [
         {"stage": "language", "num_train_epochs": 10, "learning_rate": 0.01},
@@ -76,7 +81,7 @@ def test_language_captions_self_critical_in_one_recipe(drawn_set, tmp_path):
     ]
     recipe.write_text(yaml.safe_dump({"stages": stages}))
     run(resolve(arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run", eval_steps=4)))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    rows = history(tmp_path / "run")
     score = {}
     for row in rows:
         if "score" in row:
@@ -92,21 +97,18 @@ def test_language_captions_self_critical_in_one_recipe(drawn_set, tmp_path):
 
 
 def test_self_critical_raises_the_reward(drawn_set, tmp_path):
-    """From a captioner that is right now and then, sampling and rewarding makes it right more often."""
+    """Starting from a captioner that is sometimes right, CIDEr-D increases."""
     base = tmp_path / "base"
     run(resolve(arguments(data_dir=drawn_set, output_dir=base, num_train_epochs=8, learning_rate=0.01)))
     options = {"model": base, "stage": "self_critical", "learning_rate": 0.002, "lr_scheduler_type": "constant"}
     options |= {"eval_steps": 10}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "rl", num_train_epochs=15, **options)))
-    before, after = (
-        max(json.loads(line).get("CIDEr-D", 0) for line in (folder / "history.jsonl").read_text().splitlines())
-        for folder in (base, tmp_path / "rl")
-    )
+    before, after = (max(row.get("CIDEr-D", 0) for row in history(folder)) for folder in (base, tmp_path / "rl"))
     assert after > before
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "message"),
     [
         ({"recipe": "shiped"}, "recipe='shiped' does not exist; choose one of"),
         ({"data_dir": "/nowhere"}, "data_dir='/nowhere' is not a folder"),
@@ -121,16 +123,16 @@ def test_self_critical_raises_the_reward(drawn_set, tmp_path):
         ),
     ],
 )
-def test_mistakes_are_one_sentence(drawn_set, tmp_path, capsys, options, named):
+def test_mistakes_are_one_sentence(drawn_set, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as exit_:
         main(arguments(**({"data_dir": drawn_set, "output_dir": tmp_path} | options)))
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert exit_.value.code == 1
     assert error.startswith("error: ")
-    assert named in error
+    assert message in error
 
 
-def test_a_used_directory_is_refused_resumed_or_overwritten(drawn_set, tmp_path):
+def test_an_existing_run_is_resumed_overwritten_or_refused(drawn_set, tmp_path):
     options = arguments(
         data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=2, eval_steps=4, checkpointing_steps=1
     )
@@ -153,8 +155,8 @@ def test_a_used_directory_is_refused_resumed_or_overwritten(drawn_set, tmp_path)
     assert (tmp_path / "history.jsonl").read_text() != first
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(drawn_set, tmp_path):
-    """A limit on the size of files, which fails a write as a full disk does."""
+def test_a_full_disk_leaves_the_last_checkpoint_intact(drawn_set, tmp_path):
+    """A limit on the file size makes writes fail as on a full disk."""
     options = arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=1)
     run(resolve(options))
     before = checkpoints.latest(tmp_path / "checkpoints" / "1-captions")
@@ -192,12 +194,12 @@ def test_the_command_line_overrides_the_recipe(tmp_path):
     first, second = resolve(["--recipe", str(recipe), "--learning_rate", "0.25"])
     assert (first.stage, first.seed, first.learning_rate) == ("language", 7, 0.25)
     assert (second.stage, second.seed, second.learning_rate) == ("captions", 7, 0.25)
-    # An option of the command line counts where it is the default, too.
+    # Also if the value on the command line is the default.
     assert resolve(["--recipe", str(recipe), "--seed", "42"])[0].seed == 42
 
 
-def test_a_recipes_options_have_their_types(tmp_path):
-    """To YAML 1e-3 is a string; nothing is the default, also in a stage."""
+def test_options_of_a_recipe_have_the_right_types(tmp_path):
+    """YAML reads 1e-3 as a string; null means the default, also in a stage."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "learning_rate: 1e-3\nphoto_dirs: [a, b]\nstreaming: yes\nmax_train_samples: 5\n"
@@ -208,8 +210,8 @@ def test_a_recipes_options_have_their_types(tmp_path):
     assert (first.max_train_samples, second.max_train_samples) == (5, None)
 
 
-def test_the_recipe_overfit_learns_by_heart(tmp_path, drawn_photos):
-    """As a person runs it on a new set of their own, but for timm's weights, which no test can fetch."""
+def test_the_recipe_overfit(tmp_path, drawn_photos):
+    """As on a new data set, but without timm's weights, which tests cannot download."""
     folder = tmp_path / "set"
     folder.mkdir()
     rows = []
@@ -218,10 +220,10 @@ def test_the_recipe_overfit_learns_by_heart(tmp_path, drawn_photos):
         rows.append({"file_name": f"{number}.jpg", "text": caption.capitalize() + " ."})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--recipe", "overfit", "--data_dir", str(folder), "--output_dir", str(tmp_path / "run")]
-    # The features of a network with random weights tell less, and need more passes.
+    # The features of a network with random weights are less informative and need more epochs.
     options += ["--encoder_name", "test_resnet", "--image_size", "96", "--encoder_weights", ""]
     run(resolve([*options, "--num_train_epochs", "250", "--eval_steps", "125"]))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    rows = history(tmp_path / "run")
     assert rows[-1]["validation_loss"] < 0.05
     assert rows[-1]["CIDEr-D"] > 9.9
 
@@ -233,7 +235,7 @@ def test_every_recipe_resolves(name):
     assert all(stage.data_dir == "somewhere" for stage in stages)
 
 
-def test_captions_of_a_new_captioner_have_at_least_so_many_words(drawn_set, drawn_photos, tmp_path):
+def test_min_new_tokens_of_a_new_captioner(drawn_set, drawn_photos, tmp_path):
     options = {"min_new_tokens": 12, "max_new_tokens": 14, "max_train_steps": 1}  # the drawn captions have seven words
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, **options)))
     model, processor = (

@@ -1,7 +1,7 @@
-"""Mutated pictures through the four doors: the page, its API, the command line and the trainer.
+"""Mutated image files through all entry points: the page, its API, the command line and the trainer.
 
-`python tests/fuzz/doors.py --files 200` brings the same files to each: every one ends in a caption or in a sentence
-that names it, no door shows a trace, and each is open to a good photo afterwards.
+`python tests/fuzz/entry_points.py --files 200` passes the same files to each. Every file must yield either a caption or
+an error message of one sentence that names it, never a traceback, and a valid photo must still be captioned at the end.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from pictures import BOMBS  # noqa: E402
 
 
 def write_files(count, folder):
-    """A fifth of the files are made to harm; the last one is good. Returns their paths."""
-    chance = random.Random(0)
-    numbers = chance.sample(range(len(BOMBS)), min(count // 5, len(BOMBS)))
-    numbers += chance.sample(range(len(BOMBS), 10_000), count - 1 - len(numbers))
+    """Write mutated files, a fifth of them decompression bombs, and a valid photo at the end. Returns their paths."""
+    rng = random.Random(0)
+    numbers = rng.sample(range(len(BOMBS)), min(count // 5, len(BOMBS)))
+    numbers += rng.sample(range(len(BOMBS), 10_000), count - 1 - len(numbers))
     files = [folder / f"{number}.jpg" for number in numbers]
     for number, file in zip(numbers, files, strict=True):
         file.write_bytes(mutated(number)[1])
@@ -36,8 +36,8 @@ def write_files(count, folder):
     return [*files, folder / "good.png"]
 
 
-def told_by(command, statuses):
-    """What a program writes to standard output and standard error. Raises `AssertionError` for a trace."""
+def run_program(command, statuses):
+    """Run a program, and assert that there is no traceback. Returns standard output and standard error."""
     process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode in statuses, process.stderr
     assert "Traceback" not in process.stderr, process.stderr
@@ -45,8 +45,8 @@ def told_by(command, statuses):
 
 
 def try_command_line(model, files):
-    """Returns how many were captioned."""
-    captions, errors = told_by([sys.executable, "caption.py", "--model", model, *files], (0, 1))
+    """Returns the number of captioned files."""
+    captions, errors = run_program([sys.executable, "caption.py", "--model", model, *files], (0, 1))
     captioned = {line.partition("\t")[0] for line in captions.splitlines()}
     for file in files:
         named = any(line.startswith(f"error: {file} ") and line.endswith(".") for line in errors.splitlines())
@@ -56,7 +56,7 @@ def try_command_line(model, files):
 
 
 def try_page(model, files, folder):
-    """Through the page's own event and the endpoint `/caption`. Returns how many each captioned."""
+    """Try the page's event and the endpoint `/caption`. Returns the number of files that each captioned."""
     counts = [0, 0]
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     with running_app(SimpleNamespace(folder=model), folder) as address:
@@ -76,21 +76,21 @@ def try_page(model, files, folder):
 
 
 def try_trainer(files, folder):
-    """Returns how many were learnt from."""
+    """Returns the number of files that were trained on."""
     rows = [json.dumps({"file_name": file.name, "captions": ["a photo of a thing"]}) + "\n" for file in files]
     (files[0].parent / "metadata.jsonl").write_text("".join(rows))
     options = TINY_ENCODER | {"hidden_size": 32, "embedding_size": 16, "min_word_count": 1, "num_train_epochs": 1}
     options |= {"data_dir": files[0].parent, "output_dir": folder / "run", "max_broken_fraction": 1}
     del options["encoder_frozen"]
     command = [sys.executable, "-m", "train", *(f"--{name}={value}" for name, value in options.items())]
-    _, told = told_by(command, (0,))
+    _, errors = run_program(command, (0,))
     assert (folder / "run" / "model.safetensors").is_file()
-    skipped = {line for line in told.splitlines() if "Skipped: " in line and line.endswith(".")}
+    skipped = {line for line in errors.splitlines() if "Skipped: " in line and line.endswith(".")}
     return len(files) - len(skipped)
 
 
-def try_doors(count, folder):
-    """Returns what is to be told. Raises `AssertionError` where a door breaks its promise."""
+def try_entry_points(count, folder):
+    """Returns a summary. Raises `AssertionError` if an entry point violates a guarantee."""
     model, photos = folder / "model", folder / "photos"
     learn_by_heart(model)
     photos.mkdir()
@@ -99,7 +99,8 @@ def try_doors(count, folder):
     command_line, trainer = try_command_line(model, files), try_trainer(files, folder)
     assert page == endpoint == command_line == trainer, (page, endpoint, command_line, trainer)
     return (
-        f"{count} files through each of four doors: {page} captioned or learnt from, each other one named in a sentence"
+        f"{count} files through each of four entry points: {page} captioned or trained on, all others reported in one"
+        " sentence"
     )
 
 
@@ -108,7 +109,7 @@ def main():
     parser.add_argument("--files", type=int, default=200)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(try_doors(options.files, Path(folder)))
+        print(try_entry_points(options.files, Path(folder)))
 
 
 if __name__ == "__main__":
