@@ -1,7 +1,6 @@
-"""Train an image captioner, stage by stage. Command-line options override the options of the recipe."""
+"""The trainer's command line: train an image captioner stage by stage, evaluate or publish one."""
 
 import dataclasses
-import difflib
 import os
 import shlex
 import sys
@@ -13,7 +12,7 @@ import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GenerationConfig, HfArgumentParser, ViTImageProcessorPil
+from transformers import GenerationConfig, ViTImageProcessorPil
 
 from captioning import loading
 from captioning.errors import print_error
@@ -23,28 +22,35 @@ from publishing.publish import publish
 
 from . import checkpoints
 from .data import StreamedPhotos, bare_name, captioned_dataset, labelled_dataset, make_tokenizer, read_captions
-from .encoders import load_encoder_weights
+from .encoders import check_block, load_encoder_weights, read_encoder_weights
 from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
 from .loop import train
+from .options import read_recipe, resolve
 from .settings import Settings
 from .stages import STAGES
 from .words import describe_words
 
-RECIPES = Path(__file__).parent / "recipes"
 # Settings that are also options of the model's configuration.
 MODEL_OPTIONS = [
     field.name for field in dataclasses.fields(Settings) if field.name in CaptionerConfig.__dataclass_fields__
 ]
 TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]  # can be changed when loading a trained model
 PROCESS_TIMEOUT = timedelta(hours=12)  # processes wait for the main one, which may be checking all photos
-DATASET_OPTIONS = ["dataset_name", "dataset_config_name", "data_dir"]
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files need not be Unicode
-RUN_OPTIONS = ["model", "output_dir", "mixed_precision", "report_to"]  # the same in all stages
+RESULTS = ["history.jsonl", "checkpoints"]  # in the output folder, of a run that has begun
+BEGINNING = """\
+Train on COCO:       accelerate launch train/ --recipe coco
+On your own photos:  accelerate launch train/ --recipe practice --data_dir PHOTOS_WITH_CAPTIONS
+All options:         accelerate launch train/ --help; data, recipes and stages: docs/training.md"""
 
 
 def main(arguments=None):
     """Run the trainer. A user's mistake prints one line on standard error and exits with status 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        PartialState().print(BEGINNING)
+        return
     try:
         stages = resolve(arguments)
         if stages[0].push_only:
@@ -52,57 +58,10 @@ def main(arguments=None):
         elif stages[0].evaluate_only:
             evaluate_only(stages[0])
         else:
-            run(stages, sys.argv[1:] if arguments is None else arguments)
+            run(stages, arguments)
     except (ValueError, OSError, StrictDataclassError) as error:
         print_error(error)
         sys.exit(1)
-
-
-def resolve(arguments=None):
-    """Return the settings of each stage. The command line overrides the stage, the recipe and the defaults."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = HfArgumentParser(Settings, prog="accelerate launch train/", description=__doc__)
-    command = parser.parse_args(arguments)
-    recipe = read_recipe(command.recipe) if command.recipe else {}
-    stages = recipe.pop("stages", None) or [{}]
-    if command.dataset_name or command.data_dir:  # replaces the data set of the recipe
-        for options in (recipe, *stages):
-            for option in DATASET_OPTIONS:
-                options.pop(option, None)
-    for option in RUN_OPTIONS:
-        if any(option in stage for stage in stages):
-            raise ValueError(f"The recipe's option {option!r} applies to the whole run; move it out of the stages.")
-    # If an option is given more than once, argparse uses the last value.
-    command_lines = [[*_as_arguments(recipe | stage), *arguments] for stage in stages]
-    return [Settings(**vars(parser.parse_args(command_line))) for command_line in command_lines]
-
-
-def read_recipe(name):
-    """Read the options of a recipe as a dictionary. Raises `ValueError` if it does not exist or has no options."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-        raise ValueError(f"recipe={name!r} does not exist; choose one of {known}, or give the path of a YAML file.")
-    try:
-        recipe = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe={name!r} is not valid YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"recipe={name!r} contains no options; write lines such as 'learning_rate: 0.001'.")
-    return recipe
-
-
-def _as_arguments(options):
-    """Convert a recipe's options to arguments, so that argparse sets their types: YAML reads 1e-3 as a string."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    for name, value in options.items():
-        if name not in names:
-            nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"The recipe's option {name!r} is unknown; did you mean {nearest!r}?")
-        if isinstance(value, list):
-            yield from (f"--{name}", *map(str, value))
-        elif value is not None:  # null: the default
-            yield f"--{name}={value}"
 
 
 def push_only(settings):
@@ -155,7 +114,7 @@ def run(stages, arguments=()):
     checkpoint = None
     if first.resume_from_checkpoint:
         checkpoint = checkpoints.find(folder / "checkpoints", names, first.resume_from_checkpoint)
-    elif (folder / "history.jsonl").exists() and not first.overwrite_output_dir:
+    elif any((folder / name).exists() for name in RESULTS) and not first.overwrite_output_dir:
         raise ValueError(
             f"output_dir={first.output_dir!r} contains an earlier run; continue it with --resume_from_checkpoint last,"
             " or start over with --overwrite_output_dir true."
@@ -168,28 +127,23 @@ def run(stages, arguments=()):
             open_repository(first.hub_model_id or folder.resolve().name, private=first.hub_private_repo)
         if checkpoint:
             checkpoints.restore(checkpoint, folder)
-        elif (folder / "checkpoints").exists():
-            checkpoints.remove(folder / "checkpoints")
-        folder.mkdir(parents=True, exist_ok=True)
-        settings_file = folder / "settings.yaml"
-        command = f"# {shlex.join(['accelerate', 'launch', 'train/', *map(str, arguments)])}"
-        if checkpoint and settings_file.exists():  # keep the command that started the run: it reproduces it
-            command = settings_file.read_text(**TEXT).partition("\n")[0]
-        options = yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])
-        settings_file.write_text(f"{command}\n{options}", **TEXT)
     accelerator.wait_for_everyone()
     set_seed(first.seed)  # for the initial weights of a new captioner
-    history = History(accelerator, folder, resume=bool(checkpoint))
     start = names.index(checkpoint.parent.name) if checkpoint else 0
     for number in range(start, len(stages)):
         settings = stages[number]
         source = folder if number or checkpoint else settings.model
         options = {option: getattr(settings, option) for option in TRAINING_OPTIONS}
         captioner, processor = load_captioner(source, **options) if source else new_captioner(settings)
+        for later in stages[number:]:
+            check_block(captioner.encoder, later.encoder_trainable_from)
+        stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
+        if number == start:  # only now, so that a start that fails leaves the folder as it was
+            begin(folder, stages, arguments, accelerator, checkpoint)
+            history = History(accelerator, folder, resume=bool(checkpoint))
         if source != folder and accelerator.is_main_process:
             # A run that is killed before its first validation resumes from here.
             checkpoints.save_captioner(captioner, processor, folder)
-        stage = STAGES[settings.stage](captioner, processor, settings, accelerator.device)
         history.start_stage(names[number])
         train(accelerator, stage, settings, folder, history, checkpoint if number == start else None)
         accelerator.wait_for_everyone()
@@ -199,6 +153,23 @@ def run(stages, arguments=()):
             push(folder, first)
         except OSError as error:
             raise HubError(f"{error} To publish {folder} later, use --push_only --model {folder}.") from error
+
+
+def begin(folder, stages, arguments, accelerator, checkpoint=None):
+    """Make the output folder this run's: remove what an earlier one left, and write settings.yaml."""
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not checkpoint:
+            (folder / "history.jsonl").unlink(missing_ok=True)
+            if (folder / "checkpoints").exists():
+                checkpoints.remove(folder / "checkpoints")
+        settings_file = folder / "settings.yaml"
+        command = f"# {shlex.join(['accelerate', 'launch', 'train/', *map(str, arguments)])}"
+        if checkpoint and settings_file.exists():  # keep the command that started the run: it reproduces it
+            command = settings_file.read_text(**TEXT).partition("\n")[0]
+        options = yaml.safe_dump([dataclasses.asdict(stage) for stage in stages])
+        settings_file.write_text(f"{command}\n{options}", **TEXT)
+    accelerator.wait_for_everyone()
 
 
 def make_accelerator(settings, folder):
@@ -253,15 +224,20 @@ def vocabulary_texts(settings):
 
 
 def new_captioner(settings):
-    """Create a captioner with random decoder weights, and its processor with the vocabulary of the training texts."""
+    """Create a captioner with random decoder weights, and its processor with the vocabulary of the training texts.
+
+    What may be missing or wrong comes first: reading all texts takes a while.
+    """
+    config = CaptionerConfig(**{option: getattr(settings, option) for option in MODEL_OPTIONS})
+    tensors = None
+    if settings.encoder_weights:
+        tensors = read_encoder_weights(config.encoder_name, settings.encoder_weights, _asked_by(settings))
     tokenizer = make_tokenizer(vocabulary_texts(settings), settings.min_word_count)
     words = describe_words(" ".join(tokenizer.get_vocab()))
     PartialState().print(f"The vocabulary: {len(tokenizer)} {words}; captions are scored in {words}, too.")
     size = {"height": settings.image_size, "width": settings.image_size}
     images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
-    config = CaptionerConfig(
-        vocab_size=len(tokenizer), **{option: getattr(settings, option) for option in MODEL_OPTIONS}
-    )
+    config.vocab_size = len(tokenizer)
     captioner = CaptionerForConditionalGeneration(config)
     captioner.generation_config = GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id,
@@ -274,6 +250,13 @@ def new_captioner(settings):
         min_new_tokens=settings.min_new_tokens,
         no_repeat_ngram_size=3,
     )
-    if settings.encoder_weights:
-        load_encoder_weights(captioner.encoder, config.encoder_name, settings.encoder_weights)
+    if tensors:
+        load_encoder_weights(captioner.encoder, tensors, config.encoder_name, settings.encoder_weights)
     return captioner, CaptionerProcessor(images, tokenizer)
+
+
+def _asked_by(settings):
+    """Whether the recipe or the command line wants the encoder weights."""
+    recipe = read_recipe(settings.recipe) if settings.recipe else {}
+    wanted = {options.get("encoder_weights") for options in (recipe, *(recipe.get("stages") or []))}
+    return f"the recipe {settings.recipe!r}" if settings.encoder_weights in wanted else "--encoder_weights"

@@ -23,7 +23,6 @@ class History:
         self.accelerator, self.folder, self.file = accelerator, folder, folder / "history.jsonl"
         self.stage, self.means, self.latest = None, [], {}
         self.rows = [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()] if resume else []
-        self._write()
 
     def start_stage(self, stage):
         self.stage, self.means, self.latest = stage, [], {}

@@ -37,6 +37,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}),
 }
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+SOUPS = ("uniform", "greedy")
 WORKER_SIGNAL_SECONDS = 5  # within which the signal of a worker's death arrives, even on a busy machine
 
 
@@ -299,8 +300,6 @@ def evaluate(stage, model, dataloader):
 
 
 def make_optimizer(stage, settings):
-    if settings.optim not in OPTIMIZERS:
-        raise TrainingError(f"optim={settings.optim!r} is unknown; choose one of {', '.join(OPTIMIZERS)}.")
     optimizer, options = OPTIMIZERS[settings.optim]
     groups = stage.parameter_groups(stage.model)
     return optimizer(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, **options)

@@ -17,8 +17,6 @@ BASELINES = ("mean", "greedy")
 
 class SelfCritical(Captions):
     def __init__(self, captioner, processor, settings, device):
-        if settings.baseline not in BASELINES:
-            raise ValueError(f"baseline={settings.baseline!r} is unknown; choose one of {', '.join(BASELINES)}.")
         super().__init__(captioner, processor, settings, device)
         self.reward = CiderReward(self.datasets["train"].captions, settings.bleu_weight)
 
