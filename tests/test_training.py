@@ -51,10 +51,10 @@ def history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-def caption_folder(folder, photos):
+def caption_folder(folder, photos, max_new_tokens=10):
     model = CaptionerForConditionalGeneration.from_pretrained(folder)
     processor = CaptionerProcessor.from_pretrained(folder)
-    ids = model.generate(**processor(images=photos, return_tensors="pt"), max_new_tokens=10, num_beams=1)
+    ids = model.generate(**processor(images=photos, return_tensors="pt"), max_new_tokens=max_new_tokens, num_beams=1)
     return processor.batch_decode(ids, skip_special_tokens=True)
 
 
