@@ -1,16 +1,17 @@
 """Photo sources: paths, folders, glob patterns, lists of paths, datasets."""
 
 import codecs
+import collections
 import glob
 import io
 import os
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 from modeling_captioner import PhotoError, open_photo
-from modeling_captioner.photos import FORMATS
+
+from .errors import print_warning
+from .folders import describe, list_photos
 
 
 def find_photos(patterns, lists, recursive):
@@ -19,7 +20,11 @@ def find_photos(patterns, lists, recursive):
     patterns += [path for file in lists for path in read_list(file)]
     if not patterns:
         raise ValueError("No photos given; pass images, folders, --list or --dataset_name.")
-    return [path for pattern in patterns for path in expand(pattern, recursive)]
+    left_out = collections.Counter()
+    photos = [path for pattern in patterns for path in expand(pattern, recursive, left_out)]
+    if left_out:
+        print_warning(f"left out of the folders: {describe(left_out)}.")
+    return photos
 
 
 def read_list(file):
@@ -43,18 +48,19 @@ def read_list(file):
     return paths
 
 
-def expand(pattern, recursive):
-    """Expand a folder to its images and a glob to its matches; the pattern itself if there are none."""
+def expand(pattern, recursive, left_out):
+    """Expand a folder to its images and a glob to its matches; the pattern itself if there are none.
+
+    Counts in the `collections.Counter` `left_out` what is left out of folders.
+    """
     if not os.path.exists(pattern) and glob.has_magic(pattern):
-        found = [path for match in sorted(glob.glob(pattern, recursive=True)) for path in expand(match, recursive)]
-        return found or [pattern]
+        matches = sorted(glob.glob(pattern, recursive=True))
+        return [path for match in matches for path in expand(match, recursive, left_out)] or [pattern]
     if not os.path.isdir(pattern):
         return [pattern]
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    files = Path(pattern).rglob("*") if recursive else Path(pattern).iterdir()
-    images = [path for path in files if path.suffix.lower() in suffixes and path.is_file()]
-    visible = [path for path in images if not any(part.startswith(".") for part in path.relative_to(pattern).parts)]
-    return [str(path) for path in sorted(visible)] or [pattern]
+    photos, missing = list_photos(Path(pattern), recursive)
+    left_out.update(missing)
+    return [str(Path(photo)) for photo in photos] or [pattern]
 
 
 def read_file(path, side=None):

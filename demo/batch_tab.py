@@ -79,10 +79,14 @@ def caption_files(explain, paths, language, progress):
             return dict(zip(COLUMNS, (name, "", None, error_message(error, path, language)), strict=True))
         return dict(zip(COLUMNS, (name, explanation.caption, explanation.log_probability, ""), strict=True))
 
-    photos = itertools.chain.from_iterable(map(list_photos, paths[:MAX_PHOTOS]))
-    photos = list(itertools.islice(photos, MAX_PHOTOS))
+    found = itertools.chain.from_iterable(map(list_photos, paths[:MAX_PHOTOS]))
+    photos = list(itertools.islice(found, MAX_PHOTOS))
     with ThreadPoolExecutor(NUM_WORKERS) as pool:
-        return list(progress.tqdm(pool.map(caption, photos), total=len(photos)))
+        rows = list(progress.tqdm(pool.map(caption, photos), total=len(photos)))
+    if rest := sum(1 for _ in found) + len(paths[MAX_PHOTOS:]):
+        problem = TEXTS[language]["batch_rest"].format(rest)
+        rows.append(dict(zip(COLUMNS, ("…", "", None, problem), strict=True)))
+    return rows
 
 
 def list_photos(path):

@@ -1,6 +1,7 @@
 """Opening photos safely: `open_photo`, which every entry point uses."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import threading
@@ -14,9 +15,12 @@ from PIL import Image, ImageOps
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000  # 200 MB when decoded, and twice that during conversion
 MAX_SIDE = 100_000  # Pillow allocates a pointer per row
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed; phones write them
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12, annex B
 # Limits (pixels, file size in bytes) at which slow decoders still finish within 5 seconds and 1 GB of memory.
 SLOW_FORMATS = {
     "AVIF": (30_000_000, 30_000_000),
+    "HEIF": (50_000_000, 50_000_000),
     "JPEG2000": (15_000_000, 12_000_000),
     "WEBP": (25_000_000, 100_000_000),
 }
@@ -59,6 +63,12 @@ def open_photo(source, *, max_pixels=MAX_PIXELS, side=None):
         raise PhotoError(f"{name} is damaged or incomplete; export it again as JPEG or PNG.") from error
 
 
+def photo_suffixes():
+    """The suffixes of the files that `open_photo` reads, such as ".jpg"."""
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    return suffixes.union(HEIF_SUFFIXES) if importlib.util.find_spec("pillow_heif") else suffixes
+
+
 def _name(source):
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
@@ -83,7 +93,26 @@ def _open(source, name):
     try:
         return Image.open(source, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
+        if _is_heif(source):
+            return _open_heif(source, name)
         raise PhotoError(f"{name} is not a readable image; save it as JPEG or PNG.") from error
+
+
+def _is_heif(source):
+    with contextlib.nullcontext(source) if hasattr(source, "read") else open(source, "rb") as file:
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+    return start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS
+
+
+def _open_heif(source, name):
+    try:
+        from pillow_heif import register_heif_opener  # which takes 0.4 s, and few photos need it
+    except ImportError as error:
+        raise PhotoError(f"{name} is a HEIC photo; install pillow-heif to read it, or save it as JPEG.") from error
+    register_heif_opener()
+    return Image.open(source, formats=["HEIF"])
 
 
 def _decode(source, name, max_pixels, side):

@@ -3,17 +3,18 @@
 import io
 import json
 import shutil
+import sys
 import tarfile
 
 import pytest
 from conftest import SHARED
-from datasets import Dataset
+from datasets import Dataset, Image
 from datasets import config as datasets_config
 from test_training import arguments, history
 
 from train.cli import resolve, run
 from train.data import StreamedPhotos, captioned_dataset, photo_of
-from train.data.layouts import load_folder
+from train.data.layouts import load_folder, load_photo_folder
 from train.settings import Settings
 
 
@@ -43,6 +44,37 @@ def load(folder):
         for row in split:
             photo_of({"image": {"path": row["image"], "bytes": None}})
     return {name: {row["image"].rpartition("/")[2]: row["captions"] for row in split} for name, split in splits.items()}
+
+
+def test_folders_of_photos_without_captions(put, drawn_photos, monkeypatch, caplog):
+    """HEIC and AVIF are read, also where the folder was read before pillow-heif was installed; the rest is told."""
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    folder = put("train/dog/1.jpg", "train/cat/2.avif", "validation/cat/3.jpg", "train/cat/4.jpg")
+    heif.from_pillow(drawn_photos[0][0]).save(folder / "train" / "cat" / "5.heic")
+    (folder / "train" / "cat" / "6.nef").touch()
+    (folder / "linked").symlink_to(folder / "train")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        assert len(load_photo_folder(str(folder))) == 3
+    assert "1 HEIC (install pillow-heif)" in caplog.text
+    caplog.clear()
+    photos = load_photo_folder(str(folder)).cast_column("image", Image(decode=False))
+    names = [row["image"]["path"].rpartition("/")[2] for row in photos if photo_of(row)]
+    assert sorted(names) == ["1.jpg", "2.avif", "4.jpg", "5.heic"]
+    assert photos.features["label"].names == ["cat", "dog"]
+    (warning,) = [record.message for record in caplog.records]
+    assert "1 linked folder" in warning
+    assert "1 RAW (export as JPEG)" in warning
+    assert "HEIC" not in warning
+
+
+def test_metadata_in_a_linked_folder_is_told(put, caplog):
+    folder = put("a/1.jpg")
+    (folder / "a" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "a red circle"}\n')
+    elsewhere = shutil.copytree(folder / "a", folder.parent / "elsewhere")
+    (folder / "b").symlink_to(elsewhere)
+    assert len(load_folder(Settings(data_dir=str(folder)))["train"]) == 1
+    assert "1 linked folders with metadata; move them here" in caplog.text
 
 
 # Flickr

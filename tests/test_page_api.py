@@ -12,13 +12,16 @@ import time
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import gradio as gr
 import pytest
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from page_fixtures import EXAMPLES, PHONE_AND_DESKTOP, SIDE, TIMEOUT, caption_words, needs_browser, upload_photo
 
+from demo.batch_tab import MAX_PHOTOS, caption_files
 from demo.batching import MAX_BATCH_SIZE, Batcher
 from modeling_captioner import explain, open_photo
 
@@ -177,6 +180,19 @@ def test_mcp_tool(corrections_app, captions):
     assert result["caption"] == captions["coffee"]
     private = call("tools/call", name="caption", arguments={"photo": f"{corrections_app.address}secret.jpg"})
     assert private["isError"]
+
+
+def test_photos_beyond_the_limit_are_counted(tmp_path, captioner):
+    """The last row says how many are left out."""
+    (tmp_path / "photo.jpg").write_bytes((EXAMPLES / "coffee.jpg").read_bytes())
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for number in range(MAX_PHOTOS + 2):
+            archive.writestr(f"{number}.jpg", b"")
+    paths = [str(tmp_path / "photo.jpg"), str(tmp_path / "photos.zip")]
+    explain_photo = partial(explain, captioner.model, captioner.processor)
+    *rows, last = caption_files(explain_photo, paths, "en", gr.Progress())
+    assert len(rows) == MAX_PHOTOS
+    assert last["problem"] == "Left out, because there are more than 1,000 photos: 3. Upload them next."
 
 
 @needs_browser

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -190,6 +191,45 @@ def test_truncated_pictures_are_refused(kind, share, tmp_path):
         PhotoError, match=r"photo is (damaged or incomplete|not a readable image); .* as JPEG or PNG\.$"
     ):
         open_photo(path)
+
+
+@pytest.fixture
+def heic():
+    """A function that encodes a picture as HEIC, as phones do."""
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+
+    def encode(picture, **options):
+        file = io.BytesIO()
+        heif.from_pillow(picture).save(file, quality=-1, chroma=444, **options)
+        return file.getvalue()
+
+    return encode
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heic(heic, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = heic(squares(STORED[orientation]), exif=exif.tobytes())
+    (tmp_path / "photo.HEIC").write_bytes(content)
+    for source in (tmp_path / "photo.HEIC", content, io.BytesIO(content)):
+        assert_upright(open_photo(source), tolerance=10)
+
+
+def test_a_damaged_heic_is_refused(heic, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = heic(Image.fromarray(noise))
+    for share in (0.01, 0.1, 0.5, 0.9):
+        (tmp_path / "photo").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(PhotoError, match=r"photo is (damaged or incomplete|not a readable image); .* JPEG or PNG"):
+            open_photo(tmp_path / "photo")
+
+
+def test_without_pillow_heif_the_remedy_is_named(heic, tmp_path, monkeypatch):
+    (tmp_path / "photo.heic").write_bytes(heic(squares(UPRIGHT)))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    message = f"{tmp_path / 'photo.heic'} is a HEIC photo; install pillow-heif to read it, or save it as JPEG."
+    assert_refused(tmp_path / "photo.heic", message)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):

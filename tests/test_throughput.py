@@ -328,12 +328,48 @@ def test_a_disk_that_fills_up_under_text_files_is_told(files, run_here):
     assert error.endswith("0.txt could not be written (File too large); free disk space, then use --resume.")
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_a_folder_holds_beside_photos_is_told_in_one_line(
+    captions, files, drawn_photos, tmp_path, run_here, monkeypatch, installed
+):
+    """Linked subfolders are captioned, each folder once; RAW, and HEIC without pillow-heif, are counted."""
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    if not installed:
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    elsewhere.mkdir()
+    shutil.copy(files[0], folder / "sub" / "0.png")
+    shutil.copy(files[1], elsewhere / "1.png")
+    for number in (2, 3):
+        heif.from_pillow(drawn_photos[number][0]).save(elsewhere / f"{number}.heic", quality=-1, chroma=444)
+    for name in ("a.dng", "b.CR2", "c.svg", "notes.txt", ".hidden.nef"):
+        (elsewhere / name).touch()
+    for name, target in (("links", elsewhere), ("a", "sub"), ("loop", folder), ("up", tmp_path), ("x.png", "missing")):
+        (folder / name).symlink_to(target)
+    expected = [(folder / "links" / "1.png", 1), (folder / "sub" / "0.png", 0)]
+    if installed:
+        expected[1:1] = [(folder / "links" / f"{number}.heic", number) for number in (2, 3)]
+    lines = [f"{path}\t{captions[str(files[number])]}" for path, number in expected]
+    status, told, (warning,) = run_here(folder)
+    assert (status, told) == (0, lines)
+    assert warning.startswith("warning: left out of the folders: 2 ")
+    for reason in (
+        "2 RAW (export as JPEG)",
+        "1 SVG (save as JPEG or PNG)",
+        "1 link to a folder above",
+        "1 broken link",
+    ):
+        assert reason in warning
+    assert ("2 HEIC (install pillow-heif)" in warning) != installed
+
+
 def test_it_imports_only_what_it_uses(files, learnt_captioner):
     command = [sys.executable, "-X", "importtime", ROOT / "caption.py", files[0], "--model", learnt_captioner]
     done = subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "transformers" in imported
-    unwanted = {"datasets", "gradio", "matplotlib", "pandas", "pyarrow", "train", "captioning.drawing"}
+    unwanted = {"datasets", "gradio", "matplotlib", "pandas", "pillow_heif", "pyarrow", "train", "captioning.drawing"}
     assert imported.isdisjoint(unwanted), imported & unwanted
 
 

@@ -7,15 +7,14 @@ import os
 import re
 
 from datasets import Image, Value
-from PIL import Image as PillowImage
 
-from modeling_captioner.photos import FORMATS
+from modeling_captioner.photos import photo_suffixes
 
 from .download import is_url
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
 ID_COLUMNS = ("cocoid", "image_id", "imgid", "filename", "file_name")  # IDs of photos
-SUFFIXES = {suffix for suffix, name in PillowImage.registered_extensions().items() if name in FORMATS}
+SUFFIXES = photo_suffixes()
 STRINGS = ("string", "large_string")
 IMAGE_COLUMN_NAME = re.compile("image|img|photo|pic", re.IGNORECASE)
 INSPECTED_ROWS = 20  # the first rows, which show what a column contains

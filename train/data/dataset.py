@@ -5,7 +5,7 @@ import logging
 import os
 
 from accelerate import PartialState
-from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset, load_dataset_builder
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset_builder
 from tqdm.auto import tqdm
 
 from modeling_captioner import PhotoError, open_photo
@@ -13,7 +13,7 @@ from modeling_captioner import PhotoError, open_photo
 from .captions import CaptionReader
 from .columns import find_image_column, image_column, photo_keys
 from .download import cached_file, download, is_url
-from .layouts import build_splits, load_folder
+from .layouts import build_splits, load_folder, load_photo_folder
 
 FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
 KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
@@ -229,7 +229,7 @@ def _photo_error(row):
 
 def unlabelled_photos(settings):
     """Load the photos in `settings.photo_dirs` without their labels: a `Dataset` with the column `image`."""
-    sets = [load_dataset(folder, split="train").select_columns("image") for folder in settings.photo_dirs]
+    sets = [load_photo_folder(folder).select_columns("image") for folder in settings.photo_dirs]
     if not sets:
         raise ValueError("The stage distil learns from photos without captions; give their folders with --photo_dirs.")
     return concatenate_datasets([photos.cast_column("image", Image(decode=False)) for photos in sets])

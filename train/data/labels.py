@@ -10,9 +10,10 @@ import re
 from pathlib import Path
 
 import yaml
-from datasets import ClassLabel, Image, Value, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Image, Value, concatenate_datasets
 
 from ..words import split_words
+from .layouts import load_photo_folder
 
 WNID = re.compile(r"^n\d{8}[_ ]?")
 MAX_NAME_POSITION = 4  # a sentence is about a name only if the name begins within its first words
@@ -29,7 +30,7 @@ def labelled_dataset(folders):
     """
     sets = []
     for folder in folders:
-        photos = load_dataset(folder, split="train")
+        photos = load_photo_folder(folder)
         if "label" not in photos.column_names:
             raise ValueError(
                 f"labelled_photos={folder!r} has no column 'label', only {', '.join(photos.column_names)}; rename the"

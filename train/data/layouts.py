@@ -8,13 +8,16 @@ import re
 from pathlib import Path, PurePosixPath
 
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_dataset_builder
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.text.text import Text
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from .columns import SUFFIXES
+from captioning.folders import describe, list_photos
+
 from .webdataset import Shards
 
 PATHS = Features({"image": Value("string"), "captions": List(Value("string"))})
+IMAGE_FOLDER_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)  # without HEIC and AVIF
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FLICKR = ("*.token.txt", "*.token", "captions.txt", "results.csv")  # results.csv is Flickr30k's file on Kaggle
 logger = logging.getLogger(__name__)
@@ -43,6 +46,9 @@ def load_folder(settings, streaming=False):
     shards = sorted(map(str, folder.rglob("*.tar")))
     # `load_dataset` infers the builder from the most frequent extension; where that may be wrong, it is given here.
     if any(found for name in METADATA for found in folder.rglob(name)):
+        links = [place for place in folder.rglob("*") if place.is_symlink()]  # `datasets` does not follow them
+        if links := [place for place in links if any((place / name).is_file() for name in METADATA)]:
+            logger.warning("Left out of %s: %d linked folders with metadata; move them here.", folder, len(links))
         return load_dataset("imagefolder", data_dir=str(folder), streaming=streaming)
     if any(folder.rglob("*.parquet")):
         options = {"path": "parquet", "data_dir": str(folder)} if shards else {"path": str(folder)}
@@ -55,6 +61,25 @@ def load_folder(settings, streaming=False):
         f"data_dir={str(folder)!r} contains no photos with captions; give a folder of parquet files, images with"
         " metadata.jsonl or metadata.csv, webdataset shards (*.tar), or the layout of COCO, Flickr8k or Flickr30k."
     )
+
+
+def load_photo_folder(folder):
+    """Like `load_dataset(folder, split="train")`, but HEIC and AVIF are read too, and what is left out is logged."""
+    if not os.path.isdir(folder):
+        return load_dataset(folder, split="train")
+    photos, left_out = list_photos(folder, follow_links=False)  # `datasets` does not follow them
+    _warn_left_out(folder, left_out)
+    added = sorted({os.path.splitext(photo)[1].lower() for photo in photos} - IMAGE_FOLDER_SUFFIXES)
+    if not added or any(Path(folder).rglob("*.parquet")):
+        return load_dataset(folder, split="train")
+    # The name is part of the cache's, so that a cache from before pillow-heif was installed is not used.
+    ImageFolder.EXTENSIONS = [*IMAGE_FOLDER_SUFFIXES, *added]
+    return load_dataset("imagefolder", "".join(added).replace(".", "_"), data_dir=folder, split="train")
+
+
+def _warn_left_out(folder, left_out):
+    if left_out:
+        logger.warning("Left out of %s: %s.", folder, describe(left_out))
 
 
 def build_splits(builder, settings, streaming):
@@ -137,12 +162,11 @@ def _index_photos(folder, unique=False):
         unique: leave out file names that occur more than once.
     """
     photos, names = {}, {}
-    for place, _, files in sorted(os.walk(folder, followlinks=True)):
-        for file in sorted(files):
-            if os.path.splitext(file)[1].lower() in SUFFIXES:
-                path = os.path.join(place, file)
-                photos[Path(path).relative_to(folder).as_posix()] = path
-                names.setdefault(file, []).append(path)
+    found, left_out = list_photos(folder)
+    _warn_left_out(folder, left_out)
+    for path in found:
+        photos[Path(path).relative_to(folder).as_posix()] = path
+        names.setdefault(os.path.basename(path), []).append(path)
     names = {name: paths[0] for name, paths in names.items() if len(paths) == 1 or not unique}
     return {name.lower(): path for name, path in names.items()} | names | photos
 
