@@ -21,9 +21,7 @@ def main():
     options = parse_options()
     try:
         if options.deploy:
-            from publishing.publish import deploy
-
-            print(f"Deployed: {deploy(options.deploy, options.model)}")
+            print(f"Deployed: {deploy(options)}")
         else:
             check_options(options)
             serve(options)
@@ -40,6 +38,15 @@ def check_options(options):
         raise ValueError("--auth is not of the form NAME:PASSWORD; give both.")
     if options.auth and options.mcp:  # Gradio 6.31 does not protect the MCP endpoint
         raise ValueError("--auth does not protect --mcp; use only one of them.")
+
+
+def deploy(options):
+    """Deploy the page to a Space. Returns the URL of the commit."""
+    from publishing import publish, static_site
+
+    if options.static:
+        return static_site.deploy_site(options.deploy, options.model, options.gradio_page)
+    return publish.deploy(options.deploy, options.model)
 
 
 def serve(options):
@@ -95,6 +102,12 @@ def parse_options():
         help="let visitors correct captions, and save the photos and corrections to DIR (default: save nothing)",
     )
     parser.add_argument("--deploy", metavar="NAME", help="deploy the page and model to the Space NAME, then exit")
+    parser.add_argument(
+        "--static",
+        action="store_true",
+        help="with --deploy: a page without a server, which runs the model in the visitor's browser",
+    )
+    parser.add_argument("--gradio_page", metavar="URL", help="with --static: the address of a page to link to")
     parser.add_argument("--mcp", action="store_true", help="also serve `caption` as an MCP tool")
     limits = parser.add_argument_group("limits for a public page")
     limits.add_argument(
@@ -127,7 +140,12 @@ def parse_options():
         default=3600,
         help="delete uploaded files when they are this old, at the latest at twice the age (default: %(default)s)",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.static and not options.deploy:
+        parser.error("--static needs --deploy NAME; python -m publishing.static_site FOLDER builds the page here")
+    if options.gradio_page and not options.static:
+        parser.error("--gradio_page needs --static")
+    return options
 
 
 if __name__ == "__main__":

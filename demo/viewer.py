@@ -4,6 +4,7 @@
 the photo input there, so that several viewers can be on one page.
 """
 
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -15,19 +16,8 @@ from modeling_captioner import explain_caption
 
 FOLDER = Path(__file__).parent
 EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
-# Gradio runs a component's script as one function, so the files share one scope.
-VIEWER_SCRIPTS = (
-    "i18n.js",
-    "dom.js",
-    "attention_map.js",
-    "word_buttons.js",
-    "attention_viewer.js",
-    "pictures.js",
-    "animated_webp.js",
-    "sentence.js",
-    "upload.js",
-    "occlusion.js",
-)
+# Gradio runs a component's script as one function, so the files share one scope. The page without a server does too.
+VIEWER_SCRIPTS = json.loads((FOLDER / "viewer_scripts.json").read_text(encoding="utf-8"))
 # Options of the events that run the model. They share one concurrency limit, so that the batcher sees them together.
 MODEL_EVENT = {"show_progress": "minimal", "concurrency_id": "model"}
 

@@ -20,7 +20,7 @@ import yaml
 from huggingface_hub import ModelCard
 from photo_server import LocalServer
 
-LFS_SUFFIXES = (".safetensors", ".parquet")
+LFS_SUFFIXES = (".safetensors", ".parquet", ".onnx", ".wasm")
 TOKENS = {"hf_writer": "write", "hf_reader": "read"}  # of the user `tester`, with their permissions
 KINDS = ("models", "datasets", "spaces")
 

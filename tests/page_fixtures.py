@@ -24,6 +24,7 @@ from modeling_captioner import (
     CaptionerForConditionalGeneration,
     CaptionerProcessor,
 )
+from publishing.static_site import fetch_runtime
 from train.data import make_tokenizer
 
 CHROMIUM = shutil.which("chromium")
@@ -190,3 +191,23 @@ def brightest_region(pixels):
     )
     red = pixels[rows][:, columns, 0]
     return divmod(int(np.argmax(red)), SIDE)
+
+
+def assert_no_serious_violations(axe, page, exclude=()):
+    # A button that has just been enabled fades in: its contrast counts once transitions have ended.
+    page.wait_for_function(
+        "document.getAnimations().every("
+        "a => a.playState !== 'running' || a.effect.getComputedTiming().endTime === Infinity)"
+    )
+    violations = axe.run(page, context={"exclude": list(exclude)}).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")] == []
+
+
+def skip_unless_site_builds():
+    """Skip a test that needs the page without a server and what it is built from."""
+    if not (SHIPPED / "onnx").is_dir():
+        pytest.skip("modeling_captioner/ contains no ONNX export")
+    try:
+        fetch_runtime()
+    except OSError as error:
+        pytest.skip(str(error))

@@ -12,6 +12,7 @@ from page_fixtures import (
     EXAMPLES,
     PHONE_AND_DESKTOP,
     SIDE,
+    assert_no_serious_violations,
     brightest_region,
     caption_words,
     map_pixels,
@@ -364,16 +365,6 @@ def test_axe_finds_no_serious_violations(open_page, width, theme):
     page.locator("#csv:not([disabled])").wait_for()
     # Gradio's file list (6.31) has an input inside a button.
     assert_no_serious_violations(axe, page, exclude=[["#files"]])
-
-
-def assert_no_serious_violations(axe, page, exclude=()):
-    # A button that has just been enabled fades in: its contrast counts once transitions have ended.
-    page.wait_for_function(
-        "document.getAnimations().every("
-        "a => a.playState !== 'running' || a.effect.getComputedTiming().endTime === Infinity)"
-    )
-    violations = axe.run(page, context={"exclude": list(exclude)}).response["violations"]
-    assert [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")] == []
 
 
 def test_wrong_model_and_occupied_port_print_one_line(captioner, address, tmp_path):

@@ -15,7 +15,7 @@ from datasets import load_dataset
 from hub_server import FakeHub
 from huggingface_hub import HfApi
 from packaging.requirements import Requirement
-from page_fixtures import TIMEOUT, wait_until_ready
+from page_fixtures import TIMEOUT, skip_unless_site_builds, wait_until_ready
 from test_loading import BEGINNING, captions_here
 from test_training import arguments, history
 from workers import json_worker
@@ -354,6 +354,24 @@ def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_cap
     finally:
         app.terminate()
         app.wait(TIMEOUT / 1000)
+
+
+def test_static_space_is_the_page_without_a_server(hub, command):
+    skip_unless_site_builds()
+    options = ["--static", "--gradio_page", "https://example.org/?a=1&b=2"]
+    status, _, errors = command("--deploy", "tester/static", *options, program="app")
+    assert status == 0, errors
+    space = hub.repository("tester/static", "spaces")
+    assert space.info["sdk"] == yaml.safe_load(space.read("README.md").decode().split("---")[1])["sdk"] == "static"
+    kept = json.loads(space.read("files.js").decode().removeprefix("const FILES = ").rstrip(";\n"))
+    assert space.files().keys() - kept.keys() == {
+        *(".gitattributes", "README.md", "LICENSE", "files.js", "service_worker.js")
+    }
+    assert kept.keys() < space.files().keys()
+    assert b'href="https://example.org/?a=1&amp;b=2"' in space.read("index.html")
+    status, _, errors = command("--static", program="app")
+    assert status == 2
+    assert "--static needs --deploy NAME" in errors
 
 
 def test_the_image_installs_what_the_requirements_ask_for():

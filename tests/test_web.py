@@ -1,50 +1,62 @@
 """The page without a server: its search and its resizing equal those of Python, and the built site in a browser."""
 
-import contextlib
-import functools
 import http.server
-import threading
+import io
+import json
+import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
-from conftest import ROOT
-from page_fixtures import TIMEOUT, needs_browser
-from PIL import Image
+from conftest import ROOT, SHIPPED
+from page_fixtures import (
+    EXAMPLES,
+    SIDE,
+    TIMEOUT,
+    assert_no_serious_violations,
+    brightest_region,
+    caption_words,
+    map_pixels,
+    needs_browser,
+    skip_unless_site_builds,
+)
+from photo_server import LocalServer
+from PIL import Image, ImageOps
 
-from captioning.search import search
+from captioning.onnx_files import FILES
+from captioning.search import log_softmax, search
+from modeling_captioner import open_photo
+from publishing.static_site import build_site, main
 
 pytest_plugins = ["page_fixtures"]
 pytestmark = needs_browser
 
 
-class FileServer(http.server.ThreadingHTTPServer):
-    """A plain file server for a folder, as `python -m http.server` is one."""
+class FileHandler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *arguments):
+        super().__init__(*arguments, directory=self.owner.folder)
+
+    def log_message(self, *arguments):
+        pass
+
+
+class FileServer(LocalServer):
+    """Serves the files of a folder, as `python -m http.server` does."""
 
     def __init__(self, folder):
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-        self.address = f"http://127.0.0.1:{self.server_port}/"
-
-
-@contextlib.contextmanager
-def serving(folder):
-    server = FileServer(folder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.address
-    server.shutdown()
-    server.server_close()
+        self.folder = folder
+        super().__init__(FileHandler)
 
 
 @pytest.fixture(scope="module")
 def modules(browser):
     """A blank page of a server that serves the folder web/."""
-    with serving(ROOT / "web") as address:
+    with FileServer(ROOT / "web") as server:
         page = browser.new_page()
         page.set_default_timeout(TIMEOUT)
-        page.goto(f"{address}search.js")
+        page.goto(f"{server.address}/search.js")
         yield page
         page.close()
 
@@ -134,3 +146,266 @@ def test_resizing_equals_that_of_pillow(modules, size, new_size, channels):
         },
     )
     np.testing.assert_array_equal(np.reshape(found, expected.shape), expected)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site with the shipped captioner."""
+    skip_unless_site_builds()
+    folder = tmp_path_factory.mktemp("site")
+    build_site(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_site(browser):
+    """Open a site in a new browser context with Playwright's options. Returns the page and all requests of the context.
+
+    Fails if the page raises a JavaScript error.
+    """
+    contexts, errors = [], []
+
+    def open_(address, **options):
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | options
+        )
+        context.set_default_timeout(TIMEOUT)
+        contexts.append(context)
+        requests = []
+        context.on("request", lambda request: requests.append(request.url))
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.locator("main").wait_for()  # hidden until the service worker is there
+        return page, requests
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def visit(site, open_site):
+    """A visit to the site: its page, all its requests, and its address."""
+    with FileServer(site) as server:
+        page, requests = open_site(server.address)
+        yield SimpleNamespace(page=page, requests=requests, address=server.address)
+
+
+class Reference:
+    """The ONNX export in Python, with one thread."""
+
+    def __init__(self):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 1, 3
+        self.encoder, self.decoder = (
+            onnxruntime.InferenceSession(str(SHIPPED / "onnx" / name), options) for name in FILES
+        )
+        self.settings = json.loads((SHIPPED / "generation_config.json").read_text())
+        vocabulary = json.loads((SHIPPED / "tokenizer.json").read_text())["model"]["vocab"]
+        self.words, self.ids = {number: word for word, number in vocabulary.items()}, vocabulary
+
+    def explain(self, photo, text="", **settings):
+        """The words of a photo's caption, the maps of these words, and all beams: captions and log-probabilities."""
+        pixels = np.asarray(photo.resize((299, 299), Image.Resampling.BILINEAR), np.float32)
+        regions, *start = self.encoder.run(None, {"pixel_values": (pixels / 127.5 - 1).transpose(2, 0, 1)[None]})
+        maps = []
+
+        def step(words, states):
+            inputs = {"input_ids": words[:, None], "encoder_hidden_states": regions.repeat(len(words), axis=0)}
+            inputs |= {
+                f"past_key_values.{name}.0": state for name, state in zip(("first", "second"), states, strict=True)
+            }
+            logits, attention, *states = self.decoder.run(None, inputs)
+            maps.append(attention[0, :, 0].mean(axis=0))
+            return logits[:, 0], states
+
+        prompt = [2, *(self.ids[word] for word in text.split())]
+        beams = search(step, start, prompt, self.settings | settings)
+        ids, states, begun = prompt + beams[0][0], start, 0
+        del maps[:]
+        for position, word in enumerate(ids[:-1]):
+            logits, states = step(np.array([word]), states)
+            if position < len(prompt) - 1:
+                begun += log_softmax(logits)[0, ids[position + 1]]
+        words = self.caption(ids[1:]).split()
+        beams = [(self.caption(prompt[1:] + ids), begun + log_probability) for ids, log_probability in beams]
+        return SimpleNamespace(caption=" ".join(words), words=words, maps=maps[: len(words)], beams=beams)
+
+    def caption(self, ids):
+        return " ".join(self.words[number] for number in ids if number != self.settings["eos_token_id"])
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Reference()
+
+
+def choose_photo(page, photo):
+    """Choose a photo, a path or `(name, bytes)`, and wait for its caption or error message."""
+    if isinstance(photo, tuple):
+        photo = {"name": photo[0], "mimeType": "image/png", "buffer": photo[1]}
+    page.locator(".words").evaluate("words => words.replaceChildren()")
+    page.locator(".photo-input input").set_input_files(photo)
+    page.locator(".word, .message:visible").first.wait_for()
+
+
+def test_captions_equal_those_of_python(visit, reference):
+    """The example photos, mirrored ones and details of them; nothing is requested from anywhere else."""
+    photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
+    assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
+    captions = []
+    for number, file in enumerate(sorted(EXAMPLES.glob("*.jpg"))):
+        choose_photo(visit.page, file)
+        captions.append(" ".join(caption_words(visit.page)))
+        assert captions[-1] == reference.explain(photos[number]).caption, file.name
+    details = [photo.crop((photo.width // 3, 0, photo.width, photo.height // 2)) for photo in photos]
+    for photo in [*map(ImageOps.mirror, photos), *details[:4], *map(ImageOps.flip, photos[:4])]:
+        file = io.BytesIO()
+        photo.save(file, "PNG")
+        choose_photo(visit.page, ("photo.png", file.getvalue()))
+        captions.append(" ".join(caption_words(visit.page)))
+        assert captions[-1] == reference.explain(photo).caption
+    assert len(captions) == 20
+    assert len(set(captions)) > 10
+    assert len([url for url in visit.requests if "onnx" in url]) >= 4, "requests are seen"
+    assert [url for url in visit.requests if not url.startswith((visit.address, "data:", "blob:"))] == []
+
+
+def test_map_is_brightest_where_the_attention_is_largest(visit, reference):
+    choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
+    visit.page.locator("input.blur").fill("0.15")  # the minimum: where the map is sampled, no neighbour mixes in
+    expected = reference.explain(open_photo(EXAMPLES / "astronaut.jpg"))
+    for number, weights in enumerate(expected.maps):
+        visit.page.locator(".word").nth(number).hover()
+        row, column = brightest_region(map_pixels(visit.page))
+        assert weights[row * SIDE + column] > 0.97 * weights.max(), expected.words[number]
+
+
+def test_alternatives_and_beams(visit, reference):
+    """Going on from an alternative with three beams, then with one."""
+    photo = open_photo(EXAMPLES / "coffee.jpg")
+    choose_photo(visit.page, EXAMPLES / "coffee.jpg")
+    other = visit.page.locator(".words > li").nth(1).locator(".alternative:enabled:not(.chosen)").first
+    text = f"{caption_words(visit.page)[0]} {other.locator('span').text_content()}"
+    other.click()
+    visit.page.locator(".words > li.prefix").nth(1).wait_for()
+    expected = reference.explain(photo, text)
+    assert caption_words(visit.page) == expected.words
+    for beam, (caption, log_probability) in zip(visit.page.locator(".beams li").all(), expected.beams, strict=True):
+        score = beam.locator("small").text_content()
+        assert beam.text_content() == caption + score
+        assert float(score) == pytest.approx(log_probability, abs=0.1)
+    visit.page.locator("#settings summary").click()
+    visit.page.locator("input[name=num_beams]").fill("1")
+    visit.page.locator(".beams").wait_for(state="hidden")
+    assert caption_words(visit.page) == reference.explain(photo, num_beams=1).words
+    visit.page.locator("input[name=num_beams]").fill("3")
+    visit.page.locator(".beams").wait_for()
+
+
+def test_covering_captions_the_photo_again(visit, reference):
+    choose_photo(visit.page, EXAMPLES / "coffee.jpg")
+    visit.page.locator(".word").nth(1).click()
+    visit.page.locator("button.cover-word").click()
+    visit.page.locator(".occluded:visible").wait_for()
+    photo = open_photo(EXAMPLES / "coffee.jpg")
+    weights = reference.explain(photo).maps[1]
+    order = np.argsort(-weights, kind="stable")
+    needed = int(np.searchsorted(np.cumsum(weights[order]), 0.5)) + 1
+    hidden = np.zeros(SIDE * SIDE, np.uint8)
+    hidden[order[: min(needed, SIDE * SIDE // 4)]] = 255
+    mask = Image.fromarray(np.kron(hidden.reshape(SIDE, SIDE), np.ones((6, 6), np.uint8))).resize(photo.size, 2)
+    covered = Image.composite(Image.new("RGB", photo.size, (128, 128, 128)), photo, mask)
+    expected = reference.explain(covered).caption
+    assert visit.page.locator(".occluded-caption").text_content() == expected != " ".join(caption_words(visit.page))
+    changes = visit.page.locator(".word small").all_text_contents()
+    assert all(change.count("→") == 1 for change in changes)
+    before, after = (float(percent.rstrip("%")) for percent in changes[1].split(" → "))
+    assert after < before, "the word relied on what is covered"
+
+
+def test_second_visit_needs_no_server(site, open_site):
+    with FileServer(site) as server:
+        page, _ = open_site(server.address)
+        choose_photo(page, EXAMPLES / "rocket.jpg")
+        first = caption_words(page)
+        page.close()
+    page = page.context.new_page()
+    page.goto(server.address)
+    page.get_by_label("chelsea").click()
+    page.locator(".word").first.wait_for()
+    choose_photo(page, EXAMPLES / "rocket.jpg")
+    assert caption_words(page) == first
+
+
+def test_unreadable_photo_gets_a_sentence_and_the_next_a_caption(visit):
+    choose_photo(visit.page, ("holiday.jpg", b"no picture at all"))
+    assert visit.page.locator(".message").text_content().startswith("holiday.jpg is not an image that ")
+    visit.page.get_by_label("chelsea").click()
+    visit.page.locator(".word").first.wait_for()
+    assert not visit.page.locator(".message").is_visible()
+
+
+def test_damaged_model_and_old_browser_get_a_sentence(site, open_site, tmp_path):
+    shutil.copytree(site, tmp_path / "site", copy_function=os.link)
+    encoder = tmp_path / "site" / "model" / "onnx" / FILES[0]
+    encoder.unlink()
+    encoder.write_bytes(b"no model")
+    with FileServer(tmp_path / "site") as server:
+        page, _ = open_site(server.address)
+        page.locator("#failure:visible").wait_for()
+        assert page.locator("#failure").text_content().startswith("The model could not be loaded; ")
+        page.add_init_script("delete window.WebAssembly")
+        page.goto(server.address)
+        page.locator("#failure:visible").wait_for()
+        assert page.locator("#failure").text_content().startswith("This browser does not run WebAssembly, ")
+
+
+def test_axe_finds_no_serious_violations(visit):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    visit.page.reload()
+    visit.page.locator("#settings summary").click()
+    assert_no_serious_violations(axe, visit.page)
+    cover_a_word_of_chelsea(visit.page)
+    assert_no_serious_violations(axe, visit.page)
+
+
+def test_vietnamese_page_on_a_phone_in_the_dark(visit, open_site):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    options = {"viewport": {"width": 360, "height": 800}, "color_scheme": "dark", "locale": "vi-VN"}
+    page, _ = open_site(visit.address, **options)
+    page.get_by_role("heading", name="Xem mô hình nhìn thấy gì").wait_for()
+    assert page.locator("html").get_attribute("lang") == "vi"
+    choose_photo(page, ("holiday.jpg", b"no picture at all"))
+    assert page.locator(".message").text_content().startswith("holiday.jpg không phải là ảnh mà ")
+    assert_no_serious_violations(axe, page)
+    cover_a_word_of_chelsea(page)
+    assert_no_serious_violations(axe, page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.context.close()
+
+
+def cover_a_word_of_chelsea(page):
+    page.get_by_label("chelsea").click()
+    page.locator(".word").first.click()
+    page.locator("button.cover-word").click()
+    page.locator(".occluded:visible").wait_for()
+
+
+def test_a_captioner_that_browsers_cannot_run_is_refused_in_a_sentence(site, tmp_path, capsys):
+    def message():
+        with pytest.raises(SystemExit) as end:
+            main([str(tmp_path / "site"), "--model", str(tmp_path)])
+        assert end.value.code == 1
+        return capsys.readouterr().err
+
+    for file in [*(site / "model").glob("*.json"), SHIPPED / "model.safetensors"]:
+        (tmp_path / file.name).symlink_to(file)
+    assert message().startswith(f"error: {tmp_path} has no ONNX export; ")
+    (tmp_path / "onnx").symlink_to(SHIPPED / "onnx")
+    settings = json.loads((tmp_path / "generation_config.json").read_text()) | {"repetition_penalty": 2.0}
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    assert message().startswith("error: generation_config.json sets repetition_penalty, ")

@@ -1,0 +1,179 @@
+// The page: takes photos, asks the worker for captions, and shows them in the viewer that it shares with the Gradio page.
+
+import { createViewer } from "./viewer.js";
+
+const MASK_SIDE = 48; // cells per side of the grid in which a visitor covers parts of the photo
+const MAX_DISPLAY_SIDE = 1280; // pixels, longer side of the photo as the page displays it
+const MIN_DISPLAY_SIDE = 480; // a map is unreadable on anything smaller
+
+const query = (selector) => document.querySelector(selector);
+const sliders = [...document.querySelectorAll("#settings input")];
+const answers = new Map(); // request -> what to do with its result, and with its failure
+let requests = 0;
+let worker; // none if the browser has no WebAssembly
+
+await installServiceWorker();
+
+const watchers = {};
+const props = { texts: await (await fetch("texts.json")).json(), mask_side: MASK_SIDE, value: {}, occlusion: null };
+let droppedPhoto; // the last photo dropped on the viewer or pasted
+const { texts, language, fill, formatNumber } = createViewer({
+  element: query("#viewer"),
+  props,
+  trigger: (event, data) => queueMicrotask(() => events[event](data)), // once the viewer has done what it is doing
+  upload: async (file) => (droppedPhoto = file),
+  watch: (name, callback) => (watchers[name] = callback),
+});
+const events = {
+  continue_caption: ({ text }) => caption({ text }),
+  caption_masked: captionMasked,
+  remove_photo: () => setProp("value", {}),
+  photo_uploaded: () => openPhoto(droppedPhoto),
+};
+
+function setProp(name, value) {
+  props[name] = value;
+  watchers[name]();
+}
+
+// Wait until the service worker has stored the page; the model's files are loaded through it. Reload the page if that
+// isolates it, so that the model can use threads. Without a service worker, everything but these two works.
+async function installServiceWorker() {
+  if (!navigator.serviceWorker || navigator.serviceWorker.controller) return;
+  try {
+    const registration = await navigator.serviceWorker.register("service_worker.js", { updateViaCache: "none" });
+    const installing = registration.installing ?? registration.waiting ?? registration.active;
+    await new Promise((resolve) => {
+      const check = () => ["activated", "redundant"].includes(installing.state) && resolve();
+      installing.addEventListener("statechange", check);
+      check();
+    });
+  } catch {
+    return; // such as in a private window
+  }
+  if (navigator.serviceWorker.controller && !crossOriginIsolated) {
+    location.reload();
+    await new Promise(() => {}); // nothing else until then
+  }
+}
+
+function startWorker() {
+  if (typeof WebAssembly !== "object") return showFailure(texts.no_webassembly);
+  worker = new Worker("worker.js", { type: "module" });
+  worker.onerror = () => showFailure(texts.model_not_loaded);
+  worker.onmessage = ({ data: { id, result, error } }) => {
+    const { resolve, reject } = answers.get(id);
+    answers.delete(id);
+    if (error) reject(new Error(error));
+    else resolve(result);
+  };
+  ask("load").then(initializeSettings, (error) => {
+    console.warn(error);
+    showFailure(texts.model_not_loaded);
+  });
+}
+
+function ask(action, values, transferred = []) {
+  const id = ++requests;
+  worker.postMessage({ id, action, ...values }, transferred);
+  return new Promise((resolve, reject) => answers.set(id, { resolve, reject }));
+}
+
+// From now on, the page is of no use.
+function showFailure(sentence) {
+  worker = undefined;
+  query("#viewer").classList.remove("busy");
+  query("#failure").textContent = sentence;
+  query("#failure").hidden = false;
+}
+
+async function openPhoto(file) {
+  if (!file || !worker) return;
+  try {
+    // As in Python: turned by its EXIF data, but without its colour profile.
+    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+      await caption({ bitmap, photo: photoUrl(bitmap) });
+  } catch (error) {
+    if (error instanceof DOMException) setProp("value", { message: fill(texts.unreadable_photo, { name: file.name }) });
+    else throw error;
+  }
+}
+
+// The photo at display size as a data URL.
+function photoUrl(bitmap) {
+  const longer = Math.max(bitmap.width, bitmap.height);
+  const scale = Math.min(Math.max(longer, MIN_DISPLAY_SIDE), MAX_DISPLAY_SIDE) / longer;
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.88);
+}
+
+// Caption a new photo, or the current one if there is no bitmap, and show the caption unless there is a newer request.
+async function caption({ bitmap, photo = props.value.photo, text = "" }) {
+  const values = { bitmap, text, settings: settings() };
+  query("#viewer").classList.add("busy");
+  const answer = ask("caption", values, bitmap ? [bitmap] : []);
+  const request = requests;
+  const result = await answer;
+  if (request !== requests) return;
+  query("#viewer").classList.remove("busy");
+  setProp("value", { ...result, photo, prefix_length: text ? text.split(" ").length : 0 });
+}
+
+async function captionMasked({ request_id, mask, caption }) {
+  setProp("occlusion", { ...(await ask("captionMasked", { mask, caption, settings: settings() })), request_id });
+}
+
+// Those of the model until it is loaded and the visitor can change them.
+function settings() {
+  return Object.fromEntries(sliders.filter(({ disabled }) => !disabled).map(({ name, value }) => [name, Number(value)]));
+}
+
+function initializeSettings(defaults) {
+  for (const slider of sliders) {
+    slider.value = defaults[slider.name] || 1;
+    slider.disabled = false;
+    showSetting(slider);
+  }
+  query("#status").textContent = "";
+}
+
+function showSetting(slider) {
+  slider.parentElement.querySelector("output").textContent = formatNumber(Number(slider.value));
+}
+
+for (const slider of sliders) {
+  slider.addEventListener("input", () => showSetting(slider));
+  slider.addEventListener("change", () => props.value.photo && caption({}));
+}
+for (const button of document.querySelectorAll("#examples button")) {
+  button.addEventListener("click", async () => {
+    const { src } = button.querySelector("img");
+    openPhoto(new File([await (await fetch(src)).blob()], src.split("/").pop()));
+  });
+}
+const [input, drop] = [".photo-input input", ".photo-input button"].map(query);
+drop.addEventListener("click", () => input.click());
+drop.addEventListener("dragover", (event) => event.preventDefault());
+drop.addEventListener("drop", (event) => {
+  event.preventDefault();
+  openPhoto(event.dataTransfer.files[0]);
+});
+input.addEventListener("change", () => {
+  openPhoto(input.files[0]);
+  input.value = ""; // so that the same photo can be chosen again
+});
+
+// Texts such as "# Title\nDetail" are Markdown for Gradio.
+for (const node of document.querySelectorAll("[data-title]")) node.textContent = texts[node.dataset.title].split("\n")[0].slice(2);
+for (const node of document.querySelectorAll("[data-detail]")) node.textContent = texts[node.dataset.detail].split("\n")[1];
+for (const node of document.querySelectorAll("main > :not(#viewer) [data-text]")) node.textContent = texts[node.dataset.text];
+document.documentElement.lang = language;
+document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
+query("main").hidden = false;
+query("#status").textContent = texts.loading_model;
+startWorker();
