@@ -84,13 +84,18 @@ def parse_options(arguments=None):
     model.add_argument(
         "--max_new_tokens", type=positive_int, metavar="N", help="Maximum number of words. Default: the model's."
     )
+    model.add_argument(
+        "--engine",
+        choices=["onnx", "torch"],
+        help="torch: PyTorch; onnx: onnxruntime in int8, which starts faster and needs less memory. Default: onnx if "
+        "the model has an ONNX export, there is no accelerator, and neither --device nor --dtype is given.",
+    )
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps, ... Default: the accelerator, if available.")
     model.add_argument(
         "--dtype",
         choices=["float32", "float16", "bfloat16"],
-        default="float32",
-        help="Default: float32. Faster at slightly lower quality: float16 on a GPU; bfloat16 on a CPU with AVX512-BF16 "
-        "or AMX (slower on other CPUs).",
+        help="The precision of PyTorch. Default: float32. Faster at slightly lower quality: float16 on a GPU; bfloat16 "
+        "on a CPU with AVX512-BF16 or AMX (slower on other CPUs).",
     )
     model.add_argument(
         "--batch_size",
@@ -105,6 +110,8 @@ def parse_options(arguments=None):
         parser.error("pass only one of --output and --txt")
     if options.dataset_name and (options.txt or options.attention):
         parser.error("--txt and --attention need image files, not --dataset_name")
+    if options.engine == "onnx" and (options.device or options.dtype):
+        parser.error("--engine onnx takes neither --device nor --dtype: it runs on the CPU in int8")
     if options.resume and not (options.output or options.txt):
         parser.error("--resume needs --output or --txt")
     return options

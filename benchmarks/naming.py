@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from captioning.loading import SHIPPED, load_captioner
+from captioning.loading import SHIPPED
 from captioning.pipeline import caption_photos
+from captioning.torch_captioner import TorchCaptioner
 from train.data import held_out_split, label_names, labelled_dataset, mentions, photo_of
 
 
@@ -29,11 +30,10 @@ def main():
     names = [label_names(label) for label in photos["label"]]
     print(f"{len(photos)} photos, {len(set(photos['label']))} labels")
     for source in options.model or [str(SHIPPED)]:
-        model, processor = load_captioner(source, None, "float32")
         rows = ((row, row) for row in range(len(photos)))
         failed = []
         batches = caption_photos(
-            model, processor, rows, lambda row: photo_of(photos[row]), {}, options.batch_size, failed
+            TorchCaptioner(source), rows, lambda row: photo_of(photos[row]), options.batch_size, failed
         )
         named = {row: mentions(caption, names[row]) for batch in batches for row, caption, _ in batch}
         labels = Counter(names[row][0] for row, is_named in named.items() if is_named)

@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from captioning.pipeline import generate_captions
+from captioning.torch_captioner import generate_captions
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from train.data import captioned_dataset, photo_of
 from train.metrics import caption_metrics

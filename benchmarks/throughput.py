@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from captioning.pipeline import generate_per_core
+from captioning.torch_captioner import generate_per_core
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
 from train.data import captioned_dataset, photo_of
 from train.metrics import caption_metrics

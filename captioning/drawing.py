@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from modeling_captioner import PhotoError, explain
+from modeling_captioner import PhotoError
 
 from .outputs import check_folder, printable
 
@@ -15,7 +15,7 @@ MAX_DRAWN = 30  # photos; a taller figure is hard to open
 COLORMAP = {0: (8, 10, 40, 0.62), 0.35: (90, 20, 110, 0.46), 0.65: (235, 90, 40, 0.46), 1: (255, 228, 90, 0.52)}
 
 
-def caption_with_maps(model, processor, photos, read, generation, failed, drawn):
+def caption_with_maps(captioner, photos, read, failed, drawn):
     """Like `caption_photos`, one photo at a time; appends (name, thumbnail, explanation) to `drawn`."""
     for name, source in photos:
         try:
@@ -23,7 +23,7 @@ def caption_with_maps(model, processor, photos, read, generation, failed, drawn)
         except PhotoError as error:
             failed.append((name, error))
             continue
-        explanation = explain(model, processor, photo, num_return_sequences=1, **generation)
+        explanation = captioner.explain(photo)
         photo.thumbnail((512, 512))
         drawn.append((name, photo, explanation))
         yield [(name, explanation.caption, explanation.log_probability)]

@@ -20,12 +20,12 @@ def init_processes():
     return process, processes
 
 
-def broadcast_from_main(find, process):
+def broadcast_from_main(find, process, processes):
     """Call `find()` in the main process and return its result in all; exit in all if it raises."""
+    if processes == 1:
+        return find()
     import torch
 
-    if not torch.distributed.is_initialized():
-        return find()
     result = [None, None]
     if process == 0:
         try:

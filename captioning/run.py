@@ -4,9 +4,10 @@ import functools
 import itertools
 import sys
 
+from .engine import load_engine
 from .errors import print_error
-from .loading import load_captioner
 from .outputs import CaptionFile, StandardOutput, TextFiles, without_repetitions
+from .pipeline import caption_photos
 from .processes import broadcast_from_main, gather_results, init_processes
 
 # Modules that need PyTorch, datasets or Matplotlib are imported inside the functions: each takes a second or more.
@@ -16,27 +17,23 @@ def run(options):
     """Caption the photos named by the options of `caption.py`. Returns the exit status: 1 if any of them fails."""
     process, processes = init_processes()
     output = create_output(options, process, processes)
-    photos, total, position, read = (list_rows if options.dataset_name else list_files)(options, output, process)
-    model, processor = load_captioner(options.model, options.device, options.dtype)
+    photos, total, position, read = (list_rows if options.dataset_name else list_files)(
+        options, output, process, processes
+    )
     generation = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens")}
     generation = {name: value for name, value in generation.items() if value is not None}
+    captioner = load_engine(options, generation, verbose=process == 0)
     own = itertools.islice(photos, process, None, processes)
     failed, drawn = [], []
     if options.attention:
         from .drawing import caption_with_maps, draw
 
-        captions = caption_with_maps(model, processor, own, read, generation, failed, drawn)
+        captions = caption_with_maps(captioner, own, read, failed, drawn)
     else:
-        import torch
-
-        from .pipeline import caption_photos
-
-        batch_size = options.batch_size or (16 * torch.get_num_threads() if model.device.type == "cpu" else 256)
         # Decoding at the encoder's input size changed 30 of 200 captions; at twice the size 4, or 15 for large photos
         # (benchmarks/throughput.py --data_dir).
-        side = 2 * max(processor.image_processor.size.height, processor.image_processor.size.width)
-        small = functools.partial(read, side=side)
-        captions = caption_photos(model, processor, own, small, generation, batch_size, failed)
+        small = functools.partial(read, side=2 * captioner.image_size)
+        captions = caption_photos(captioner, own, small, options.batch_size or captioner.batch_size, failed)
     done = 0
     with progress_bar(options, total and len(range(process, total, processes))) as bar:
         for batch in captions:
@@ -62,7 +59,7 @@ def create_output(options, process, processes):
     return StandardOutput(".jsonl" if options.json else ".tsv")
 
 
-def list_files(options, output, process):
+def list_files(options, output, process, processes):
     """List the files to caption.
 
     Returns pairs of a name and a source, their number, a function from a name to its position in the output, and the
@@ -80,18 +77,18 @@ def list_files(options, output, process):
             paths = without_repetitions(paths)
         return paths, output.begin(paths, options.resume)
 
-    paths, done = broadcast_from_main(find, process)
+    paths, done = broadcast_from_main(find, process, processes)
     remaining = [path for path in paths if output.name(path) not in done]
     order = {output.name(path): position for position, path in enumerate(paths)}
     return zip(remaining, remaining, strict=True), len(remaining), lambda name: order.get(name, len(order)), read_file
 
 
-def list_rows(options, output, process):
+def list_rows(options, output, process, processes):
     """Like `list_files`, for the rows of a dataset."""
     from .sources import read_row, stream_dataset
 
     rows, total = stream_dataset(options.dataset_name, options.dataset_config_name, options.split, options.image_column)
-    done = broadcast_from_main(lambda: output.begin([], options.resume), process)
+    done = broadcast_from_main(lambda: output.begin([], options.resume), process, processes)
     remaining = (row for row in rows if output.name(row[0]) not in done)
     return remaining, total and total - len(done), lambda name: int(str(name).rpartition("/")[2]), read_row
 

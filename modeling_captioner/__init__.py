@@ -1,32 +1,27 @@
 """A small, fast image captioner that shows where it looks: Inception-v3, attention and an RNN decoder.
 
 This folder is both a Python package and a model repository: `config.json` maps the transformers Auto classes to the
-classes defined here.
+classes defined here. What needs PyTorch is imported when it is first used, so that photos can be opened without it.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
-
-from .configuration_captioner import CaptionerConfig
-from .explaining import Explanation, Word, explain, explain_caption, explain_photos
-from .modeling_captioner import CaptionerForConditionalGeneration
+from .explanation import Explanation, Word
 from .photos import PhotoError, open_photo
-from .processing_captioner import CaptionerProcessor
 
-# Once the package is imported, the Auto classes find its classes without `trust_remote_code`.
-AutoConfig.register(CaptionerConfig.model_type, CaptionerConfig, exist_ok=True)
-AutoModel.register(CaptionerConfig, CaptionerForConditionalGeneration, exist_ok=True)
-AutoModelForImageTextToText.register(CaptionerConfig, CaptionerForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)
-
-__all__ = [
+_NEED_PYTORCH = {
     "CaptionerConfig",
     "CaptionerForConditionalGeneration",
     "CaptionerProcessor",
-    "Explanation",
-    "PhotoError",
-    "Word",
     "explain",
     "explain_caption",
     "explain_photos",
-    "open_photo",
-]
+}
+
+__all__ = ["Explanation", "PhotoError", "Word", "open_photo", *sorted(_NEED_PYTORCH)]
+
+
+def __getattr__(name):
+    if name not in _NEED_PYTORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import auto_classes
+
+    return getattr(auto_classes, name)

@@ -1,37 +1,9 @@
 """Explaining a caption word by word: `explain`."""
 
-import re
-from dataclasses import dataclass, field
-from itertools import pairwise
-
-import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-
-@dataclass
-class Word:
-    """A word of a caption.
-
-    `probability` is the model's probability of the word given the preceding words; `map` (rows, columns), float32, is
-    its attention map, averaged over the heads, and sums to 1; `alternatives` are the most likely words at this
-    position, with their probabilities.
-    """
-
-    text: str
-    probability: float
-    map: np.ndarray
-    alternatives: list[tuple[str, float]]
-
-
-@dataclass
-class Explanation:
-    """A caption, its words, and all returned beams, best first, each with its natural log-probability."""
-
-    caption: str
-    log_probability: float
-    words: list[Word]
-    beams: list[tuple[str, float]] = field(default_factory=list)
+from .explanation import Explanation, Word, split_at
 
 
 def explain(model, processor, photo, **settings):
@@ -111,7 +83,8 @@ def _score(model, regions, ids):
 
 def _words(model, processor, alternatives, ids, log_probabilities, maps, text):
     """The words of a caption that starts with `text`."""
-    words = _split(processor.tokenizer, text)
+    offsets = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    words = split_at(text, offsets)
     words += map(processor.tokenizer.decode, ids[1 + len(words) :])
     return [
         Word(
@@ -123,16 +96,6 @@ def _words(model, processor, alternatives, ids, log_probabilities, maps, text):
         for position, word in enumerate(words)
         if ids[position + 1] != model.config.eos_token_id
     ]
-
-
-def _split(tokenizer, text):
-    """Split `text` into one string per token, as written, with the punctuation around it."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-    starts = [0]
-    for (_, end), (start, _) in pairwise(offsets):
-        opening = re.split(r"\s", text[end:start])[-1]  # such as a quotation mark
-        starts.append(start - len(opening))
-    return [text[start:end].strip() for start, end in pairwise([*starts, len(text)])] if offsets else []
 
 
 def _log_probability(ids, log_probabilities):

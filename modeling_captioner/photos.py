@@ -1,4 +1,4 @@
-"""Opening photos safely: `open_photo`, which every entry point uses."""
+"""From photos to pixels: `open_photo`, which every entry point uses, and `to_pixel_values`."""
 
 import contextlib
 import importlib.util
@@ -67,6 +67,16 @@ def photo_suffixes():
     """The suffixes of the files that `open_photo` reads, such as ".jpg"."""
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     return suffixes.union(HEIF_SUFFIXES) if importlib.util.find_spec("pillow_heif") else suffixes
+
+
+def to_pixel_values(photo, *, size, resample, rescale_factor, image_mean, image_std, **_):
+    """Resize and normalize a photo, an RGB `PIL.Image.Image`, exactly as `CaptionerProcessor` does.
+
+    The other arguments are those of the image processor in processor_config.json. Returns (3, height, width), float32.
+    """
+    pixels = np.asarray(photo.resize((size["width"], size["height"]), resample))
+    pixels = (pixels * np.float64(rescale_factor)).astype(np.float32)  # (height, width, 3)
+    return ((pixels - np.float32(image_mean)) / np.float32(image_std)).transpose(2, 0, 1)
 
 
 def _name(source):

@@ -112,3 +112,15 @@ def drawn_set(tmp_path_factory, drawn_photos):
             rows.append({"file_name": f"{number}.png", "captions": [caption]})
         (folder / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(learnt_captioner, drawn_set, tmp_path_factory):
+    """A published copy of the learnt captioner with its ONNX export, calibrated on the drawn photos."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    from publishing.export import main
+
+    folder = tmp_path_factory.mktemp("exported")
+    main(["--model", str(learnt_captioner), "--folder", str(folder), "--onnx", "--photos", str(drawn_set)])
+    return folder

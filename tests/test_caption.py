@@ -21,10 +21,18 @@ COMMAND = [sys.executable, str(ROOT / "caption.py")]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
+def with_engine(arguments):
+    """The arguments as strings, and the engine of captioners without an ONNX export, which would be a note otherwise.
+
+    tests/test_engine.py tests the other engine and the note.
+    """
+    return [*map(str, arguments), *(["--engine", "torch"] if "--model" in arguments else [])]
+
+
 def run(*arguments):
     """Caption in a process of its own. Returns exit status, lines of standard output, lines of standard error."""
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        [*COMMAND, *with_engine(arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
@@ -34,7 +42,7 @@ def run_here(capsys):
     """As `run`, in this process, which has imported PyTorch already."""
 
     def run_here(*arguments):
-        status = main([*map(str, arguments)])
+        status = main(with_engine(arguments))
         lines, errors = capsys.readouterr()
         return status, lines.splitlines(), errors.splitlines()
 
@@ -166,7 +174,7 @@ def test_names_with_tabs_line_breaks_and_stray_bytes(photos, learnt_captioner, t
 
 def test_a_closed_pipe_ends_it_quietly(photos, learnt_captioner):
     """`caption.py photos/ | head -1`"""
-    command = [*COMMAND, *map(str, photos), "--model", str(learnt_captioner)]
+    command = [*COMMAND, *with_engine([*photos, "--model", learnt_captioner])]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

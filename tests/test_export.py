@@ -63,14 +63,6 @@ def test_graphs_compute_logits_and_attention_of_the_model(options, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def exported(learnt_captioner, drawn_set, tmp_path_factory):
-    """A published copy of the learnt captioner with its ONNX export, calibrated on the drawn photos."""
-    folder = tmp_path_factory.mktemp("exported")
-    main(["--model", str(learnt_captioner), "--folder", str(folder), "--onnx", "--photos", str(drawn_set)])
-    return folder
-
-
 def test_int8_export_is_close_to_the_model_and_names_its_weights(exported, learnt_captioner, drawn_photos):
     model, processor = load_captioner(str(exported), "cpu", "float32")
     pixel_values = processor(images=[photo for photo, _ in drawn_photos], return_tensors="np").pixel_values

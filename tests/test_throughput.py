@@ -26,7 +26,7 @@ def run_here(capsys, learnt_captioner):
     """Caption in this process. Returns exit status, lines of standard output, lines of standard error."""
 
     def run_here(*arguments):
-        status = main([*map(str, arguments), "--model", str(learnt_captioner)])
+        status = main([*map(str, arguments), "--model", str(learnt_captioner), "--engine", "torch"])
         lines, errors = capsys.readouterr()
         return status, lines.splitlines(), errors.splitlines()
 
@@ -178,7 +178,7 @@ def test_a_full_disk_is_told_and_resumed(captions, files, learnt_captioner, tmp_
     most = len(whole) - 5
     command = [sys.executable, ROOT / "caption.py", *files, "--output", tmp_path / "a.tsv", "--model", learnt_captioner]
     done = subprocess.run(
-        [*map(str, command)],
+        [*map(str, command), "--engine", "torch"],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

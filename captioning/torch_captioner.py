@@ -1,0 +1,96 @@
+"""Captioning with PyTorch, on any device: `TorchCaptioner`."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from modeling_captioner import explain
+
+from .loading import load_captioner
+
+CPU_ENCODER_BATCH_SIZE = 4  # larger batches use more memory and are no faster
+
+
+class TorchCaptioner:
+    """A captioner in PyTorch. It has the methods of `OnnxCaptioner`.
+
+    Args:
+        name: a local folder, or a name on the Hub.
+        device: a PyTorch device, or None for the accelerator if there is one.
+        dtype: the name of a dtype of `torch`.
+        generation: keyword arguments for `generate`.
+
+    Raises `ValueError` if the device or the captioner cannot be used.
+    """
+
+    def __init__(self, name, device=None, dtype="float32", **generation):
+        self.model, self.processor = load_captioner(name, device, dtype)
+        self.generation = generation
+        self.image_size = self.model.config.image_size
+        self.batch_size = 16 * torch.get_num_threads() if self.model.device.type == "cpu" else 256
+
+    def preprocess(self, photo):
+        return self.processor(images=photo, return_tensors="pt").pixel_values
+
+    def caption(self, photos):
+        return list(
+            zip(*generate_per_core(self.model, self.processor, torch.cat(photos), self.generation), strict=True)
+        )
+
+    def explain(self, photo):
+        return explain(self.model, self.processor, photo, num_return_sequences=1, **self.generation)
+
+
+def generate_per_core(model, processor, pixel_values, generation):
+    """Like `generate_captions`; on a CPU each core captions its own photos, so that none waits for decoding threads."""
+    cores = torch.get_num_threads()
+    if model.device.type != "cpu" or len(pixel_values) < cores:
+        return generate_within_memory(model, processor, pixel_values, generation)
+
+    def caption(part):
+        torch.set_num_threads(1)  # for this thread, and the default for new threads
+        try:
+            return generate_within_memory(model, processor, part, generation)
+        finally:
+            torch.set_num_threads(cores)
+
+    with ThreadPoolExecutor(cores) as pool:
+        return concatenate(pool.map(caption, pixel_values.tensor_split(cores)))
+
+
+def generate_within_memory(model, processor, pixel_values, generation):
+    """Like `generate_captions`; halves the batch as long as the device runs out of memory."""
+    try:
+        return generate_captions(model, processor, pixel_values, generation)
+    except RuntimeError as error:
+        from accelerate.utils.memory import should_reduce_batch_size  # knows the errors of all devices
+
+        if not should_reduce_batch_size(error):
+            raise
+        if len(pixel_values) == 1:
+            raise OSError("Not enough memory to caption one photo; close other programs.") from error
+    return concatenate(generate_within_memory(model, processor, half, generation) for half in pixel_values.chunk(2))
+
+
+def concatenate(parts):
+    """Concatenate the results of `generate_captions` for the parts of a batch."""
+    return [list(itertools.chain.from_iterable(lists)) for lists in zip(*parts, strict=True)]
+
+
+@torch.inference_mode()
+def generate_captions(model, processor, pixel_values, generation):
+    """Generate captions for `pixel_values` (batch, 3, size, size). Returns them and their natural log-probabilities."""
+    encoder_batch_size = CPU_ENCODER_BATCH_SIZE if model.device.type == "cpu" else len(pixel_values)
+    parts = pixel_values.to(model.dtype).split(encoder_batch_size)
+    regions = torch.cat([model.get_encoder()(part.to(model.device))[0] for part in parts])
+    output = model.generate(
+        encoder_outputs=BaseModelOutput(regions), return_dict_in_generate=True, output_logits=True, **generation
+    )
+    log_probabilities = model.compute_transition_scores(
+        output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
+    )  # (batch, words)
+    padding = output.sequences[:, 1:] == model.config.pad_token_id
+    totals = log_probabilities.masked_fill(padding, 0).sum(dim=1).tolist()
+    return processor.batch_decode(output.sequences, skip_special_tokens=True), totals

@@ -1,0 +1,44 @@
+"""What an explained caption consists of, without PyTorch: `Explanation`, `Word`."""
+
+import re
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+
+@dataclass
+class Word:
+    """A word of a caption.
+
+    `probability` is the model's probability of the word given the preceding words; `map` (rows, columns), float32, is
+    its attention map, averaged over the heads, and sums to 1; `alternatives` are the most likely words at this
+    position, with their probabilities.
+    """
+
+    text: str
+    probability: float
+    map: np.ndarray
+    alternatives: list[tuple[str, float]]
+
+
+@dataclass
+class Explanation:
+    """A caption, its words, and all returned beams, best first, each with its natural log-probability."""
+
+    caption: str
+    log_probability: float
+    words: list[Word]
+    beams: list[tuple[str, float]] = field(default_factory=list)
+
+
+def split_at(text, offsets):
+    """Split `text` into one string per token, as written, with the punctuation around it.
+
+    `offsets` are the places of the tokens in `text`, pairs of start and end.
+    """
+    starts = [0]
+    for (_, end), (start, _) in pairwise(offsets):
+        opening = re.split(r"\s", text[end:start])[-1]  # such as a quotation mark
+        starts.append(start - len(opening))
+    return [text[start:end].strip() for start, end in pairwise([*starts, len(text)])] if offsets else []
