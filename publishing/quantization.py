@@ -101,45 +101,56 @@ def pack_weights(model):
 
 
 def packed(values):
-    """6-bit values as bytes (3, values / 4). Each byte holds a value of one of the first three quarters and 2 bits of a
-    value of the last quarter."""
-    first, second, third, last = (values.astype(np.int32).reshape(4, -1) - LOWEST).astype(np.uint8)
+    """6-bit values as bytes (3, values / 4). The lower bits of each byte hold a value of one of the first three
+    quarters, in two's complement, and its upper bits 2 bits of a value of the last quarter."""
+    first, second, third, last = values.astype(np.int8).reshape(4, -1).view(np.uint8) & 63
     return np.stack([first | (last & 3) << 6, second | (last >> 2 & 3) << 6, third | last >> 4 << 6])
 
 
 CONSTANTS = {
     "packed.mask": np.uint8(63),
-    "packed.bits": np.uint8(6),
-    "packed.places": np.array([[1], [4], [16]], np.int32),
-    "packed.axis": np.array([0]),
-    "packed.lowest": np.int32(LOWEST),
+    "packed.shifts": np.array([[6], [4], [2]], np.uint8),
+    "packed.parts": np.array([[3], [12], [48]], np.uint8),
+    "packed.sign": np.uint8(32),
+    "packed.one": np.uint8(1),
 }
 
 
 def unpacking(graph, name, values, scale):
     """Add `values` to the graph in packed form. Returns the nodes that unpack them into the tensor `name`, in int8, or
-    in float32 and multiplied by `scale`."""
+    in float32 and multiplied by `scale`.
+
+    Most steps are in bytes, because onnxruntime keeps the results of all of them until the graph is loaded.
+    """
     constants = {"packed": packed(values), "shape": np.array(values.shape)}
     if scale is not None:
         constants["scale"] = scale
     graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{part}") for part, value in constants.items())
     steps = [
-        ("low", "BitwiseAnd", [f"{name}.packed", "packed.mask"], {}),  # (3, values / 4)
-        ("low32", "Cast", [f"{name}.low"], {"to": TensorProto.INT32}),
-        ("high", "BitShift", [f"{name}.packed", "packed.bits"], {"direction": "RIGHT"}),
-        ("high32", "Cast", [f"{name}.high"], {"to": TensorProto.INT32}),
-        ("thirds", "Mul", [f"{name}.high32", "packed.places"], {}),
-        ("last", "ReduceSum", [f"{name}.thirds", "packed.axis"], {}),  # (1, values / 4)
-        ("all", "Concat", [f"{name}.low32", f"{name}.last"], {"axis": 0}),
-        ("signed", "Add", [f"{name}.all", "packed.lowest"], {}),
-        ("shaped", "Reshape", [f"{name}.signed", f"{name}.shape"], {}),
+        (".low", "BitwiseAnd", [".packed", "packed.mask"], {}),  # (3, values / 4)
+        (".shifted", "BitShift", [".packed", "packed.shifts"], {"direction": "RIGHT"}),
+        (".parts", "BitwiseAnd", [".shifted", "packed.parts"], {}),
+        (".part0 .part1 .part2", "Split", [".parts"], {"axis": 0, "num_outputs": 3}),  # (1, values / 4)
+        (".part01", "BitwiseOr", [".part0", ".part1"], {}),
+        (".last", "BitwiseOr", [".part01", ".part2"], {}),
+        (".all", "Concat", [".low", ".last"], {"axis": 0}),  # (4, values / 4)
+        (".sign", "BitwiseAnd", [".all", "packed.sign"], {}),  # is repeated in the two upper bits
+        (".sign1", "BitShift", [".sign", "packed.one"], {"direction": "LEFT"}),
+        (".sign2", "BitShift", [".sign1", "packed.one"], {"direction": "LEFT"}),
+        (".extended1", "BitwiseOr", [".all", ".sign1"], {}),
+        (".extended2", "BitwiseOr", [".extended1", ".sign2"], {}),
+        (".shaped", "Reshape", [".extended2", ".shape"], {}),
+        (".int8" if scale is not None else "", "Cast", [".shaped"], {"to": TensorProto.INT8}),
     ]
-    if scale is None:
-        steps.append(("", "Cast", [f"{name}.shaped"], {"to": TensorProto.INT8}))
-    else:
-        steps.append(("float", "Cast", [f"{name}.shaped"], {"to": TensorProto.FLOAT}))
-        steps.append(("", "Mul", [f"{name}.float", f"{name}.scale"], {}))
+    if scale is not None:
+        steps.append((".float", "Cast", [".int8"], {"to": TensorProto.FLOAT}))
+        steps.append(("", "Mul", [".float", ".scale"], {}))
     return [
-        helper.make_node(operator, inputs, [f"{name}.{output}" if output else name], **attributes)
-        for output, operator, inputs, attributes in steps
+        helper.make_node(
+            operator,
+            [name + given if given.startswith(".") else given for given in inputs],
+            [name + output for output in outputs.split(" ")],
+            **attributes,
+        )
+        for outputs, operator, inputs, attributes in steps
     ]

@@ -127,7 +127,7 @@ def test_scales_clip_outliers():
 
 def test_packed_bytes():
     """Four values in three bytes: 6 bits each, the fourth spread over the upper bits."""
-    assert packed(np.array([-32, 31, 0, -1])).tolist() == [[0 | 3 << 6], [63 | 3 << 6], [32 | 1 << 6]]
+    assert packed(np.array([-32, 31, 0, -31])).tolist() == [[32 | 1 << 6], [31], [2 << 6]]
 
 
 @pytest.mark.parametrize(
