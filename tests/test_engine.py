@@ -134,7 +134,7 @@ def test_captions_without_pytorch(exported, drawn_photos, files):
     assert lines == [f"{file}\t{caption}" for file, (_, caption) in zip(files, drawn_photos, strict=True)]
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in errors if line.startswith("import time:")}
     assert "onnxruntime" in imported
-    unwanted = {"torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "matplotlib", "safetensors"}
+    unwanted = {"torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "matplotlib"}
     assert imported.isdisjoint(unwanted), imported & unwanted
 
 
