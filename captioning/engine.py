@@ -56,11 +56,14 @@ def _load_onnx(name, generation):
         raise ValueError("--engine onnx needs the package onnxruntime; install it with pip install onnxruntime.")
     from .onnx_captioner import OnnxCaptioner
 
-    return OnnxCaptioner(name if Path(name).is_dir() else _download(name), **generation)
+    return OnnxCaptioner(name if Path(name).is_dir() else download_export(name), **generation)
 
 
-def _download(name):
-    """Download the JSON files and the ONNX export of a captioner on the Hub. Returns their folder."""
+def download_export(name):
+    """Download the JSON files and the ONNX export of a captioner on the Hub. Returns their folder.
+
+    Raises `ValueError` if it cannot be downloaded.
+    """
     import huggingface_hub
 
     huggingface_hub.logging.set_verbosity_error()

@@ -20,9 +20,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HTTPError
-
+from captioning.engine import download_export
 from captioning.errors import print_error
 from captioning.loading import SHIPPED, check_model
 from captioning.onnx_files import find_onnx
@@ -85,7 +83,7 @@ def deploy_site(name, source, gradio_page=None):
 def copy_model(source, folder):
     """Copy what the browser needs of the captioner `source` to `folder`."""
     check_model(str(source))
-    source = Path(source if Path(source).is_dir() else download_captioner(source))
+    source = Path(source if Path(source).is_dir() else download_export(source))
     onnx_files = find_onnx(source)
     if not onnx_files:
         raise ValueError(f"{source} has no ONNX export; make one with python -m publishing.export --onnx.")
@@ -98,14 +96,6 @@ def copy_model(source, folder):
         shutil.copyfile(source / name, folder / name)
     for file in onnx_files:
         shutil.copyfile(file, folder / "onnx" / file.name)
-
-
-def download_captioner(name):
-    """Download a captioner on the Hub, without its weights. Returns its folder."""
-    try:
-        return snapshot_download(name, allow_patterns=["*.json", "onnx/*"])
-    except (OSError, HTTPError) as error:
-        raise ValueError(f"{name} is neither a folder nor on the Hub; check the name and the connection.") from error
 
 
 def fetch_runtime():
@@ -123,7 +113,7 @@ def fetch_runtime():
             raise OSError(f"npm, which downloads {name}, is missing; install Node.js, {remedy}")
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as part:
-            command = [npm, "pack", "--silent", f"{name}@{version}", "--pack-destination", part]
+            command = [npm, "pack", "--loglevel=error", f"{name}@{version}", "--pack-destination", part]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["unknown reason"])[0]

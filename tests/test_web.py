@@ -8,7 +8,6 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
-import onnxruntime
 import pytest
 from conftest import ROOT, SHIPPED
 from page_fixtures import (
@@ -26,7 +25,8 @@ from photo_server import LocalServer
 from PIL import Image, ImageOps
 
 from captioning.onnx_files import FILES
-from captioning.search import log_softmax, search
+from captioning.onnx_captioner import OnnxCaptioner
+from captioning.search import search
 from modeling_captioner import open_photo
 from publishing.static_site import build_site, main
 
@@ -193,53 +193,9 @@ def visit(site, open_site):
         yield SimpleNamespace(page=page, requests=requests, address=server.address)
 
 
-class Reference:
-    """The ONNX export in Python, with one thread."""
-
-    def __init__(self):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(str(SHIPPED / "onnx" / name), options) for name in FILES
-        )
-        self.settings = json.loads((SHIPPED / "generation_config.json").read_text())
-        vocabulary = json.loads((SHIPPED / "tokenizer.json").read_text())["model"]["vocab"]
-        self.words, self.ids = {number: word for word, number in vocabulary.items()}, vocabulary
-
-    def explain(self, photo, text="", **settings):
-        """The words of a photo's caption, the maps of these words, and all beams: captions and log-probabilities."""
-        pixels = np.asarray(photo.resize((299, 299), Image.Resampling.BILINEAR), np.float32)
-        regions, *start = self.encoder.run(None, {"pixel_values": (pixels / 127.5 - 1).transpose(2, 0, 1)[None]})
-        maps = []
-
-        def step(words, states):
-            inputs = {"input_ids": words[:, None], "encoder_hidden_states": regions.repeat(len(words), axis=0)}
-            inputs |= {
-                f"past_key_values.{name}.0": state for name, state in zip(("first", "second"), states, strict=True)
-            }
-            logits, attention, *states = self.decoder.run(None, inputs)
-            maps.append(attention[0, :, 0].mean(axis=0))
-            return logits[:, 0], states
-
-        prompt = [2, *(self.ids[word] for word in text.split())]
-        beams = search(step, start, prompt, self.settings | settings)
-        ids, states, begun = prompt + beams[0][0], start, 0
-        del maps[:]
-        for position, word in enumerate(ids[:-1]):
-            logits, states = step(np.array([word]), states)
-            if position < len(prompt) - 1:
-                begun += log_softmax(logits)[0, ids[position + 1]]
-        words = self.caption(ids[1:]).split()
-        beams = [(self.caption(prompt[1:] + ids), begun + log_probability) for ids, log_probability in beams]
-        return SimpleNamespace(caption=" ".join(words), words=words, maps=maps[: len(words)], beams=beams)
-
-    def caption(self, ids):
-        return " ".join(self.words[number] for number in ids if number != self.settings["eos_token_id"])
-
-
 @pytest.fixture(scope="module")
 def reference():
-    return Reference()
+    return OnnxCaptioner(SHIPPED)
 
 
 def choose_photo(page, photo):
@@ -273,14 +229,23 @@ def test_captions_equal_those_of_python(visit, reference):
     assert [url for url in visit.requests if not url.startswith((visit.address, "data:", "blob:"))] == []
 
 
+def test_page_and_worker_may_not_request_anything_else(visit):
+    request = """() => new Promise((resolve) => {
+        self.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+        fetch("http://127.0.0.1:9/").catch(() => {});
+    })"""
+    assert visit.page.evaluate(request) == "connect-src"
+    (worker,) = [worker for worker in visit.page.workers if worker.url.endswith("/worker.js")]
+    assert worker.evaluate(request) == "connect-src"
+
+
 def test_map_is_brightest_where_the_attention_is_largest(visit, reference):
     choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
     visit.page.locator("input.blur").fill("0.15")  # the minimum: where the map is sampled, no neighbour mixes in
     expected = reference.explain(open_photo(EXAMPLES / "astronaut.jpg"))
-    for number, weights in enumerate(expected.maps):
+    for number, word in enumerate(expected.words):
         visit.page.locator(".word").nth(number).hover()
-        row, column = brightest_region(map_pixels(visit.page))
-        assert weights[row * SIDE + column] > 0.97 * weights.max(), expected.words[number]
+        assert word.map[brightest_region(map_pixels(visit.page))] > 0.97 * word.map.max(), word.text
 
 
 def test_alternatives_and_beams(visit, reference):
@@ -291,8 +256,8 @@ def test_alternatives_and_beams(visit, reference):
     text = f"{caption_words(visit.page)[0]} {other.locator('span').text_content()}"
     other.click()
     visit.page.locator(".words > li.prefix").nth(1).wait_for()
-    expected = reference.explain(photo, text)
-    assert caption_words(visit.page) == expected.words
+    expected = reference.explain(photo, text=text)
+    assert " ".join(caption_words(visit.page)) == expected.caption
     for beam, (caption, log_probability) in zip(visit.page.locator(".beams li").all(), expected.beams, strict=True):
         score = beam.locator("small").text_content()
         assert beam.text_content() == caption + score
@@ -300,7 +265,7 @@ def test_alternatives_and_beams(visit, reference):
     visit.page.locator("#settings summary").click()
     visit.page.locator("input[name=num_beams]").fill("1")
     visit.page.locator(".beams").wait_for(state="hidden")
-    assert caption_words(visit.page) == reference.explain(photo, num_beams=1).words
+    assert " ".join(caption_words(visit.page)) == OnnxCaptioner(SHIPPED, num_beams=1).explain(photo).caption
     visit.page.locator("input[name=num_beams]").fill("3")
     visit.page.locator(".beams").wait_for()
 
@@ -311,7 +276,7 @@ def test_covering_captions_the_photo_again(visit, reference):
     visit.page.locator("button.cover-word").click()
     visit.page.locator(".occluded:visible").wait_for()
     photo = open_photo(EXAMPLES / "coffee.jpg")
-    weights = reference.explain(photo).maps[1]
+    weights = reference.explain(photo).words[1].map.ravel()
     order = np.argsort(-weights, kind="stable")
     needed = int(np.searchsorted(np.cumsum(weights[order]), 0.5)) + 1
     hidden = np.zeros(SIDE * SIDE, np.uint8)

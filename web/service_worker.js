@@ -13,6 +13,7 @@ const ISOLATION = {
   "Cross-Origin-Embedder-Policy": "require-corp",
   "Cross-Origin-Resource-Policy": "same-origin",
 };
+const WORKER_POLICY = "default-src 'self' 'wasm-unsafe-eval'"; // a worker has a policy of its own; see index.html
 
 self.addEventListener("install", (event) => {
   event.waitUntil(Promise.all(Object.keys(FILES).filter((path) => !LARGE.test(path)).map(stored)));
@@ -23,7 +24,8 @@ self.addEventListener("activate", (event) => event.waitUntil(removeOldFiles().th
 self.addEventListener("fetch", (event) => {
   const url = event.request.url.split(/[?#]/)[0];
   const path = url.slice(scope.length) || "index.html";
-  if (url.startsWith(scope) && path in FILES) event.respondWith(stored(path).then(isolated));
+  if (!url.startsWith(scope) || !(path in FILES)) return;
+  event.respondWith(stored(path).then((response) => withHeaders(response, event.request.destination)));
 });
 
 // The response for a file, from the cache or from the server.
@@ -42,8 +44,9 @@ async function removeOldFiles() {
   for (const { url } of await cache.keys()) if (!current.has(url)) await cache.delete(url);
 }
 
-function isolated(response) {
+function withHeaders(response, destination) {
   const headers = new Headers(response.headers);
   for (const [name, value] of Object.entries(ISOLATION)) headers.set(name, value);
+  if (destination === "worker") headers.set("Content-Security-Policy", WORKER_POLICY);
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
