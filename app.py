@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+from pathlib import Path
 
 from captioning.errors import print_error
 from captioning.loading import SHIPPED, load_captioner
@@ -44,32 +45,41 @@ def deploy(options):
     """Deploy the page to a Space. Returns the URL of the commit."""
     from publishing import publish, static_site
 
+    model, *others = options.model
+    if others:
+        raise ValueError("--deploy publishes one captioner; give --model once.")
     if options.static:
-        return static_site.deploy_site(options.deploy, options.model, options.gradio_page)
-    return publish.deploy(options.deploy, options.model)
+        return static_site.deploy_site(options.deploy, model, options.gradio_page)
+    return publish.deploy(options.deploy, model)
 
 
 def serve(options):
     """Serve the page until the process is stopped."""
     if options.corrections:
         os.makedirs(options.corrections, exist_ok=True)
-    model, processor = load_captioner(options.model, None, "float32")
+    captioners = {name: load_captioner(model, None, "float32") for name, model in display_names(options.model).items()}
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
     with tempfile.TemporaryDirectory(prefix="captioner-") as folder:
         # A temporary folder for uploaded files, deleted when the server stops.
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        launch(model, processor, options)
+        launch(captioners, options)
 
 
-def launch(model, processor, options):
+def display_names(models):
+    """Map the names that visitors see to the models: the name of a folder without its path, if there is only one."""
+    names = [Path(model).resolve().name if os.path.isdir(model) else model for model in models]
+    return {model if names.count(name) > 1 else name: model for name, model in zip(names, models, strict=True)}
+
+
+def launch(captioners, options):
     from starlette.middleware import Middleware
 
     from demo.middleware import SecurityMiddleware
     from demo.page import build_page
     from demo.uploads import disable_url_downloads, start_cleanup
 
-    page, look = build_page(model, processor, options.corrections, options.delete_cache)
+    page, look = build_page(captioners, options.corrections, options.delete_cache)
     page.queue(max_size=options.queue_size, default_concurrency_limit=options.concurrency)
     start_cleanup(2 * options.delete_cache)
     if not options.mcp:  # MCP clients pass photos as URLs
@@ -91,7 +101,10 @@ def launch(model, processor, options):
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--model", default=str(SHIPPED), help="a local folder, or a name on the Hub (default: %(default)s)"
+        "--model",
+        action="append",
+        help="a local folder, or a name on the Hub; give it several times to compare captioners side by side "
+        f"(default: {SHIPPED})",
     )
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all networks (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free port from 7860)")
@@ -145,6 +158,7 @@ def parse_options():
         parser.error("--static needs --deploy NAME; python -m publishing.static_site FOLDER builds the page here")
     if options.gradio_page and not options.static:
         parser.error("--gradio_page needs --static")
+    options.model = options.model or [str(SHIPPED)]
     return options
 
 

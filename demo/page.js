@@ -1,12 +1,12 @@
 () => {
   // Gradio renders the example images as buttons without an accessible name, again on every change.
-  const tab = document.querySelector("#caption_tab");
+  const page = document.querySelector(".gradio-container");
   const labelExamples = () => {
-    for (const button of tab.querySelectorAll(".gallery-item:not([aria-label])")) {
+    for (const button of page.querySelectorAll(".gallery-item:not([aria-label])")) {
       const image = button.querySelector("img");
       if (image) button.setAttribute("aria-label", image.src.split("/").pop().replace(/\.\w+$/, ""));
     }
   };
-  new MutationObserver(labelExamples).observe(tab, { childList: true, subtree: true });
+  new MutationObserver(labelExamples).observe(page, { childList: true, subtree: true });
   labelExamples();
 }

@@ -5,6 +5,7 @@ import gradio as gr
 from demo.api import add_api_endpoint
 from demo.batch_tab import add_batch_tab
 from demo.batching import Batcher
+from demo.compare_tab import add_compare_tab
 from demo.corrections import add_corrections_panel
 from demo.how_it_works_tab import trace
 from demo.i18n import TEXTS, Translator, get_language
@@ -45,16 +46,17 @@ THEME = gr.themes.Base(
 )
 
 
-def build_page(model, processor, corrections=None, delete_cache=3600):
+def build_page(captioners, corrections=None, delete_cache=3600):
     """Build the page. Returns it (`gr.Blocks`) and the options of `launch` that set its appearance.
 
     Args:
-        model, processor: the captioner.
+        captioners: a dictionary from names to (model, processor). All tabs use the first; "Side by side" offers all.
         corrections: the folder in which visitors' corrections are saved; None hides the panel for corrections.
         delete_cache: seconds until visitors' files are deleted; at most twice as long.
     """
     translate = Translator()
-    captioner = Batcher(model, processor)
+    batchers = {name: Batcher(*captioner) for name, captioner in captioners.items()}
+    captioner = next(iter(batchers.values()))
 
     def get_captioner(*values):
         return captioner, generation_kwargs(*values)
@@ -63,13 +65,15 @@ def build_page(model, processor, corrections=None, delete_cache=3600):
         translate(gr.Markdown(elem_id="heading"), value="heading")
         with gr.Tabs(overflow_behavior="wrap"):  # on a phone, the default hides tabs in a menu
             with translate(gr.Tab(), label="caption_tab"), add_panel("caption_tab"):
-                photo, viewer, settings = add_inputs(model.generation_config, translate)
+                photo, viewer, settings = add_inputs(captioner.model.generation_config, translate)
                 add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings)
                 add_api_endpoint(captioner.explain, photo, settings, generation_kwargs, MODEL_EVENT)
                 if corrections:
                     add_corrections_panel(corrections, photo, viewer, translate)
             with translate(gr.Tab(), label="how_tab") as tab:
-                add_how_it_works(model, processor, photo, settings, tab)
+                add_how_it_works(captioner.model, captioner.processor, photo, settings, tab)
+            with translate(gr.Tab(), label="compare_tab") as tab:
+                add_compare_tab(batchers, translate, tab, photo)
             with translate(gr.Tab(), label="batch_tab"):
                 add_batch_tab(captioner.explain, translate)
         translate.on_load(page)

@@ -48,15 +48,23 @@ PHONE_AND_DESKTOP = pytest.mark.parametrize(("width", "theme"), [(360, "dark"), 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium")
 
 
-def save_captioner(folder):
-    """Save a captioner with random weights whose words and attention maps are clearly different to `folder`."""
+def save_captioner(folder, **options):
+    """Save a captioner with random weights whose words and attention maps are clearly different to `folder`.
+
+    `options` are `CaptionerConfig`'s.
+    """
     torch.manual_seed(3)
     captions = [drawn_photo(colour, shape)[1] for colour in COLOURS for shape in SHAPES]
     tokenizer = make_tokenizer([*captions, "a man is riding a horse along the beach with two dogs"], min_count=1)
-    options = TINY_ENCODER | {"image_size": 32 * SIDE, "hidden_size": 64, "vocab_size": len(tokenizer)}
+    sizes = {"image_size": 32 * SIDE, "hidden_size": 64, "vocab_size": len(tokenizer)}
+    options = TINY_ENCODER | sizes | options
     model = CaptionerForConditionalGeneration(CaptionerConfig(**options)).eval()
     with torch.no_grad():
-        model.decoder.attention.query.weight *= 300
+        if model.config.attention_type == "additive":  # its query goes through tanh, which must not saturate
+            model.decoder.attention.query.weight *= 10
+            model.decoder.attention.score.weight *= 100
+        else:
+            model.decoder.attention.query.weight *= 300
         model.decoder.narrow.weight *= 30
     model.generation_config.update(
         suppress_tokens=[0, 1, 2], min_new_tokens=6, max_new_tokens=9, repetition_penalty=2.0

@@ -20,6 +20,8 @@ def test_page_is_translated_to_vietnamese(open_page):
     upload_photo(page, EXAMPLES / "chelsea.jpg")
     assert page.locator("button.play").text_content() == "Phát"
     assert page.locator("html").get_attribute("lang") == "vi"
+    page.get_by_role("tab", name="So sánh").click()
+    page.get_by_label("Hai bên dùng chung một ảnh").wait_for()
 
 
 def test_numbers_follow_the_browser_language(open_page):
