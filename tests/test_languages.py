@@ -1,4 +1,4 @@
-"""Captions of other scripts are learned and said again as people write them: in NFC, with every mark, joined rightly."""
+"""Captions of other scripts are learned and said again as people write them: in NFC, with all marks, joined rightly."""
 
 import json
 import unicodedata
