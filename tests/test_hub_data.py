@@ -26,12 +26,16 @@ from train.data import captioned_dataset
 
 # Reads settings as JSON lines, and prints the splits of each: {split: [[number encoded in the photo, captions]]}.
 WORKER = """
-import json, sys
+import json, pickle, sys
+from multiprocessing.reduction import ForkingPickler
 from train.data import StreamedPhotos, captioned_dataset, photo_of
 from train.settings import Settings
 
+def streamed(settings, split):  # as a worker reads it that is spawned
+    return pickle.loads(ForkingPickler.dumps(StreamedPhotos(settings, split)))
+
 def photos(settings, split):
-    rows = StreamedPhotos(settings, split) if settings.streaming else captioned_dataset(settings, [split])[split]
+    rows = streamed(settings, split) if settings.streaming else captioned_dataset(settings, [split])[split]
     return sorted([photo_of(row).getpixel((0, 0))[0] // 8, row["captions"]] for row in rows)
 
 for line in sys.stdin:

@@ -3,12 +3,15 @@
 import io
 import itertools
 import json
+import multiprocessing
 import os
+import pickle
 import random
 import subprocess
 import sys
 
 import datasets
+import numpy as np
 import pytest
 from conftest import COLOURS, ROOT, SHAPES
 from PIL import Image, ImageDraw
@@ -70,6 +73,28 @@ def test_streaming_resumes_and_stores_nothing(shards, tmp_path, monkeypatch, cap
     run(resolve(arguments(output_dir=tmp_path / "run", **options, resume_from_checkpoint=place)))
     assert "skipping the first 5 batches of the epoch" in capsys.readouterr().out
     assert (tmp_path / "run" / "history.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(("method", "streaming"), [("spawn", True), ("forkserver", False)])
+def test_workers_that_are_not_forked(shards, drawn_set, tmp_path, monkeypatch, method, streaming):
+    """As on macOS, on Windows and in Python 3.14: a worker receives what it needs, and the losses are the same."""
+    options = {"data_dir": shards if streaming else drawn_set, "streaming": streaming, "max_train_steps": 2}
+    options |= {"features_dir": tmp_path / "features", "max_broken_fraction": 0.2, "dataloader_num_workers": 1}
+    for name in ("fork", method):
+        context = multiprocessing.get_context(name)
+        monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", context)
+        run(resolve(arguments(output_dir=tmp_path / name, **options)))
+    assert history(tmp_path / "fork") == history(tmp_path / method)
+    assert any("loss" in row for row in history(tmp_path / method))
+
+
+def test_cached_features_are_sent_to_workers_as_files(tmp_path):
+    """Not as copies of what may be hundreds of gigabytes."""
+    numbers = np.arange(100_000, dtype=np.float16).reshape(100, 10, 100)
+    np.save(tmp_path / "features.npy", numbers)
+    sent = pickle.dumps(features_module.Features([tmp_path / "features.npy"]))
+    assert len(sent) < 1_000
+    assert np.array_equal(pickle.loads(sent)[99], numbers[99], equal_nan=True)
 
 
 def test_a_stream_of_unknown_length_needs_max_train_steps(shards, tmp_path):

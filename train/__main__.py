@@ -8,4 +8,5 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from train.cli import main  # noqa: E402
 
-main()
+if __name__ == "__main__":  # not in spawned workers
+    main()

@@ -18,8 +18,12 @@ class Features:
     """The features of each photo, (regions, channels), float16, memory-mapped from the files of the cache."""
 
     def __init__(self, files):
-        self.shards = [np.load(file, mmap_mode="r") for file in files]
+        self.files, self.shards = files, [np.load(file, mmap_mode="r") for file in files]
         self.photos_per_shard = len(self.shards[0])
+
+    def __reduce__(self):
+        """Spawned workers map the files too; NumPy would send them copies of the arrays."""
+        return Features, (self.files,)
 
     def __getitem__(self, photo):
         shard, row = divmod(photo, self.photos_per_shard)
