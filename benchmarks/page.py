@@ -1,11 +1,13 @@
 """Response time of the page: the first caption, and captions of 12-megapixel photos.
 
     python benchmarks/page.py
+    python benchmarks/page.py --static
 
 Headless Chromium opens a running `app.py`, selects an example, and then repeatedly drops photos of 4000 x 3000 pixels.
 Times run from opening the page, or from the drop, until the first word of the caption and the photo are visible. They
 are broken down into the browser's own measurements and the steps of the server, measured separately; the remainder is
-Gradio's queue and the network.
+Gradio's queue and the network. `--static` measures the page without a server instead, which runs the model in the
+browser, from a plain file server on the same machine.
 """
 
 import argparse
@@ -25,10 +27,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, EXAMPLES, SHIPPED, TIMEOUT, running_app, upload_photo  # noqa: E402
+from photo_server import FileServer  # noqa: E402
 
 from captioning.loading import load_captioner  # noqa: E402
 from demo.predict import MAX_DISPLAY_SIDE, explanation_to_dict, photo_to_data_url  # noqa: E402
 from modeling_captioner import explain, open_photo  # noqa: E402
+from publishing.static_site import build_site  # noqa: E402
 
 LARGE = (4000, 3000)
 # Drops the file; returns the milliseconds for the upload, until the response, for rendering, and in total.
@@ -46,6 +50,7 @@ DROP = """async () => {
     await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
     const end = performance.now();
     const [upload] = performance.getEntriesByType("resource").filter(({ name }) => name.includes("/gradio_api/upload"));
+    if (!upload) return [end - start]; // the page without a server
     return [upload.duration, answer - upload.responseEnd, end - answer, end - start];
 }"""
 
@@ -53,7 +58,15 @@ DROP = """async () => {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=8, help="repetitions of each measurement (default: %(default)s)")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--static", action="store_true", help="measure the page without a server")
+    options = parser.parse_args()
+    if options.static:
+        measure_static(options.repeats)
+    else:
+        measure_gradio(options.repeats)
+
+
+def measure_gradio(repeats):
     with tempfile.TemporaryDirectory() as folder:
         large = [
             make_large_photo(name, folder) for name in ("astronaut", "chelsea")
@@ -69,6 +82,35 @@ def main():
             names = ("upload", "until the response", "rendering", "next caption, from the drop")
             print_times(names, time_drops(browser, address, large, repeats))
         print_times(*time_server(large[0], repeats))
+
+
+def measure_static(repeats):
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        build_site(Path(folder, "site"))
+        large = [make_large_photo(name, folder) for name in ("astronaut", "chelsea")]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        with FileServer(Path(folder, "site")) as server:
+            times = [time_visits(browser, server.address) for _ in range(repeats)]
+            print_times(("first caption after opening the page", "the same, second visit"), times)
+            small = [EXAMPLES / "astronaut.jpg", EXAMPLES / "chelsea.jpg"]
+            print_times(["next caption, 0.3 megapixels"], time_drops(browser, server.address, small, repeats))
+            print_times(["next caption, 12 megapixels"], time_drops(browser, server.address, large, repeats))
+
+
+def time_visits(browser, address):
+    """Milliseconds from opening the page until the first word of a caption, the first time and the second."""
+    context = browser.new_context()  # with an empty cache
+    context.set_default_timeout(TIMEOUT)
+    times = []
+    for _ in range(2):
+        page, start = context.new_page(), time.perf_counter()
+        page.goto(address)
+        page.get_by_label("coffee").click()
+        page.locator(".word").first.wait_for()
+        times.append(1000 * (time.perf_counter() - start))
+        page.close()
+    context.close()
+    return times
 
 
 def make_large_photo(name, folder):
@@ -98,10 +140,11 @@ def time_first_caption(browser, address):
 
 
 def time_drops(browser, address, photos, repeats):
-    """The milliseconds returned by `DROP`, (repeats, 4)."""
+    """The milliseconds returned by `DROP`, (repeats, 4), or (repeats, 1) without a server."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(TIMEOUT)
     page.goto(address)
+    page.locator(".photo-input").first.wait_for()
     upload_photo(page, EXAMPLES / "coffee.jpg")
     page.evaluate("document.body.append(Object.assign(document.createElement('input'), {type: 'file', id: 'large'}))")
     rows = []

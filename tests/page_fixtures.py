@@ -171,9 +171,9 @@ def upload_photo(page, photo):
     """Upload a photo, a path or `(name, bytes)`, and wait for its caption or error message."""
     if isinstance(photo, tuple):
         photo = {"name": photo[0], "mimeType": "image/jpeg", "buffer": photo[1]}
-    page.locator("#photo input[type=file]").first.set_input_files(photo)
+    page.locator(".photo-input input[type=file]").first.set_input_files(photo)
     page.locator(".word, .message:visible").first.wait_for()
-    page.wait_for_function("[...document.querySelectorAll('img.photo[src]')].every((e) => e.complete)")
+    page.wait_for_function("() => [...document.querySelectorAll('img.photo[src]')].every((e) => e.complete)")
 
 
 def caption_words(page):
@@ -204,7 +204,7 @@ def brightest_region(pixels):
 def assert_no_serious_violations(axe, page, exclude=()):
     # A button that has just been enabled fades in: its contrast counts once transitions have ended.
     page.wait_for_function(
-        "document.getAnimations().every("
+        "() => document.getAnimations().every("
         "a => a.playState !== 'running' || a.effect.getComputedTiming().endTime === Infinity)"
     )
     violations = axe.run(page, context={"exclude": list(exclude)}).response["violations"]

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 
 class LocalServer:
@@ -29,6 +29,22 @@ class LocalServer:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+
+
+class FileHandler(SimpleHTTPRequestHandler):
+    def __init__(self, *arguments):
+        super().__init__(*arguments, directory=self.owner.folder)
+
+    def log_message(self, *arguments):
+        pass
+
+
+class FileServer(LocalServer):
+    """Serves the files of a folder, as `python -m http.server` does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        super().__init__(FileHandler)
 
 
 class PhotoServer(LocalServer):

@@ -1,6 +1,5 @@
 """The page without a server: its search and its resizing equal those of Python, and the built site in a browser."""
 
-import http.server
 import io
 import json
 import os
@@ -21,33 +20,17 @@ from page_fixtures import (
     needs_browser,
     skip_unless_site_builds,
 )
-from photo_server import LocalServer
+from photo_server import FileServer
 from PIL import Image, ImageOps
 
-from captioning.onnx_files import FILES
 from captioning.onnx_captioner import OnnxCaptioner
+from captioning.onnx_files import FILES
 from captioning.search import search
 from modeling_captioner import open_photo
 from publishing.static_site import build_site, main
 
 pytest_plugins = ["page_fixtures"]
 pytestmark = needs_browser
-
-
-class FileHandler(http.server.SimpleHTTPRequestHandler):
-    def __init__(self, *arguments):
-        super().__init__(*arguments, directory=self.owner.folder)
-
-    def log_message(self, *arguments):
-        pass
-
-
-class FileServer(LocalServer):
-    """Serves the files of a folder, as `python -m http.server` does."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        super().__init__(FileHandler)
 
 
 @pytest.fixture(scope="module")
