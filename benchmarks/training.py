@@ -1,6 +1,7 @@
 """Training speed:
 
     python benchmarks/training.py [--device cuda] [--threads 2]
+    python benchmarks/training.py --scale 120000
 
 1. Captions per second of a training step (forward, backward, clipping, Adam): our decoder, which runs a caption in one
    call, against a step-by-step decoder as in Show, Attend and Tell (Xu et al. 2015). Both have the same hidden size,
@@ -8,6 +9,8 @@
    features; a variant attends over features projected to the hidden size, as ours does.
 2. Photos per second when training on a frozen encoder, with cached features and with encoding every photo.
 3. Seconds from program start to the first step, with the features of 64 photos to compute, and with cached features.
+
+--scale measures instead what comes before the first step with so many photos: seconds and peak memory of each step.
 
 The photos are noise and the captions random words, which does not affect the speed.
 """
@@ -28,6 +31,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import preparation
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
 from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset
@@ -188,9 +193,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--scale", type=int, metavar="PHOTOS")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{options.device}, {options.threads} threads, PyTorch {torch.__version__}")
+    if options.scale:
+        with tempfile.TemporaryDirectory() as folder:
+            processor = CaptionerProcessor.from_pretrained(ROOT / "modeling_captioner")
+            preparation.measure(options.scale, processor, Path(folder))
+        return
     decoders(options.device)
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), 64)

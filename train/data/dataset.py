@@ -159,9 +159,9 @@ def _drop_broken(split, name, settings):
     """Download the photos given by URL, and drop and log those that cannot be downloaded or opened."""
     count = len(split)
     split, errors = _download_photos(split, name, settings)
-    check_results = split.map(
+    check_results = split.select_columns("image").map(  # without the captions, which are slow to convert
         lambda row: {"error": _photo_error(row)},
-        remove_columns=split.column_names,
+        remove_columns="image",
         num_proc=_num_proc(count),
         desc=f"checking the photos of {name}",
     )["error"][:]  # cached by `datasets`
@@ -211,10 +211,14 @@ def _limit_broken(errors, count, name, settings):
         )
 
 
+def cores():
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def _num_proc(photos):
     """Number of processes to decode this many photos, at most one per core; None if no process should be started."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processes = min(cores, photos // PHOTOS_PER_PROCESS)
+    processes = min(cores(), photos // PHOTOS_PER_PROCESS)
     return processes if processes > 1 else None
 
 

@@ -1,5 +1,6 @@
 """Cache of a frozen encoder's features on disk, so that it processes each photo only once."""
 
+import functools
 import hashlib
 import os
 
@@ -9,9 +10,11 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ..checkpoints import writing
-from .dataset import paths_of, photo_of
+from .dataset import cores, paths_of, photo_of
+from .download import prefetch_map
 
 SHARD_BYTES = 2**28  # size of a file; an interrupted run loses at most one
+MAX_AHEAD = 8  # batches of pixels in memory
 
 
 class Features:
@@ -44,7 +47,7 @@ def cached_features(encoder, processor, photos, folder, batch_size):
     """
     encoder.eval()
     folder.mkdir(parents=True, exist_ok=True)
-    first = _features(encoder, processor, photos.select([0]))
+    first = _features(encoder, _pixel_values(processor, [photos[0]]))
     size = max(1, SHARD_BYTES // first.nbytes)  # photos per shard
     shards = [photos.select(range(start, min(len(photos), start + size))) for start in range(0, len(photos), size)]
     fingerprint = encoder_fingerprint(encoder, processor, photos)
@@ -63,20 +66,29 @@ def _write_shard(file, encoder, processor, photos, batch_size):
     """Compute the features of a shard, and write them atomically, unless the file exists."""
     if file.exists():
         return
-    batches = [
-        _features(encoder, processor, photos.select(range(start, min(len(photos), start + batch_size))))
-        for start in tqdm(range(0, len(photos), batch_size), desc="photos", leave=False)
-    ]
+    starts = range(0, len(photos), batch_size)
+    batches = (photos.select(range(start, min(len(photos), start + batch_size))) for start in starts)
+    # Threads open the next photos while the encoder works; Pillow lets them run at the same time.
+    ahead = prefetch_map(functools.partial(_pixel_values, processor), map(list, batches), min(cores(), MAX_AHEAD))
+    features = None
+    for start, pixels in zip(starts, tqdm(ahead, total=len(starts), desc="photos", leave=False), strict=True):
+        batch = _features(encoder, pixels)
+        if features is None:
+            features = np.empty((len(photos), *batch.shape[1:]), batch.dtype)
+        features[start : start + len(batch)] = batch
     part = file.with_suffix(f".part{os.getpid()}")
     with writing(file, part):
         part.mkdir()
-        np.save(part / file.name, np.concatenate(batches))
+        np.save(part / file.name, features)
         (part / file.name).replace(file)
     part.rmdir()
 
 
-def _features(encoder, processor, rows):
-    pixels = processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
+def _pixel_values(processor, rows):
+    return processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
+
+
+def _features(encoder, pixels):
     weight = next(encoder.parameters())
     return encoder.features(pixels.to(weight.device, weight.dtype)).half().cpu().numpy()
 

@@ -1,13 +1,12 @@
 """Building a word-level tokenizer from captions."""
 
-from collections import Counter
-
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ..words import EXTRA_SPACE, WORD, unspaced_scripts
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")  # ids 0 to 3, the defaults of CaptionerConfig
+MAX_VOCABULARY = 2**31  # the trainer's own limit would be 30,000; min_count is the only one wanted
 
 
 def make_tokenizer(captions, min_count):
@@ -21,8 +20,9 @@ def make_tokenizer(captions, min_count):
     splitter = Tokenizer(models.WordLevel({}, unk_token="<unk>"))
     splitter.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     splitter.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
-    counts = Counter(word for caption in captions for word in _words(splitter, caption))
-    words = [word for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= min_count]
+    trainer = trainers.WordLevelTrainer(vocab_size=MAX_VOCABULARY, min_frequency=min_count, show_progress=False)
+    splitter.train_from_iterator(captions, trainer)  # counts the words on all cores
+    words = sorted(splitter.get_vocab(), key=splitter.token_to_id)
     if not words:
         raise ValueError(f"No word occurs {min_count} times in the captions; lower --min_word_count.")
     vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *words])}
@@ -38,10 +38,6 @@ def make_tokenizer(captions, min_count):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, unk_token=unk, bos_token=start, eos_token=end
     )
-
-
-def _words(tokenizer, text):
-    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
 
 
 def encode(tokenizer, captions, max_words):
