@@ -3,11 +3,12 @@
     python benchmarks/inference.py
 
 All models run in turns in one process, on the same photo at their own input size, and generate the same number of
-words. The other captioners are built from their transformers configurations with random weights, which does not affect
-the time. Also reports how the time scales with beams, words, vocabulary and batch size. Times are medians in seconds.
+words. The other captioners have random weights, see other_captioners.py. Also reports how the time scales with beams,
+words, vocabulary and batch size. Times are medians in seconds.
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -15,14 +16,7 @@ from pathlib import Path
 
 import timm
 import torch
-from transformers import (
-    BlipConfig,
-    BlipForConditionalGeneration,
-    GPT2Config,
-    VisionEncoderDecoderConfig,
-    VisionEncoderDecoderModel,
-    ViTConfig,
-)
+from other_captioners import OTHERS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -58,35 +52,15 @@ def encoder(pixel_values):
     return lambda: network.forward_features(pixel_values)
 
 
-def other_models(device):
-    """{name: (model, image size)} of BLIP-base and ViT-GPT2, the most used small captioners, with random weights."""
-    blip = BlipConfig()
-    blip.vision_config.image_size = 384
-    gpt2 = GPT2Config(bos_token_id=0, eos_token_id=1, pad_token_id=1)
-    pair = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-        ViTConfig(), gpt2, decoder_start_token_id=0, pad_token_id=1
-    )
-    models = {
-        "BLIP-base": (BlipForConditionalGeneration(blip), 384),
-        "ViT-GPT2": (VisionEncoderDecoderModel(pair), 224),
-    }
-    return {name: (model.eval().to(device), size) for name, (model, size) in models.items()}
-
-
-def other_tasks(photo, device, beams):
-    """{name: function} that caption the photo with the other models, and check the number of words."""
+def other_tasks(photo, options):
+    """{name: function} that caption the photo with the other captioners."""
     tasks = {}
-    for name, (model, size) in other_models(device).items():
-        pixels = torch.tensor(list(photo.resize((size, size)).tobytes()), dtype=torch.uint8, device=device)
-        pixel_values = pixels.view(1, size, size, 3).permute(0, 3, 1, 2) / 127.5 - 1
-        start = model.generate(pixel_values=pixel_values, **fixed_length(1)).shape[1] - 1
-
-        def task(model=model, pixel_values=pixel_values, start=start, name=name):
-            ids = model.generate(pixel_values=pixel_values, num_beams=beams, **fixed_length())
-            if ids.shape[1] - start != WORDS:
-                raise RuntimeError(f"{name} generated {ids.shape[1] - start} words, not {WORDS}.")
-
-        tasks[f"{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M, {beams} beams"] = task
+    for name in options.others:
+        captioner = OTHERS[name]()
+        captioner.model.eval().to(options.device)
+        size = sum(parameter.numel() for parameter in captioner.model.parameters()) / 1e6
+        beams = f"{captioner.beams} beams" if captioner.beams > 1 else "1 beam"
+        tasks[f"{name}, {size:.0f} M, {beams}"] = functools.partial(captioner, photo, WORDS)
     return tasks
 
 
@@ -105,8 +79,7 @@ def latency(model, processor, photo, options):
         "captioner, 3 beams": lambda: model.generate(pixel_values, num_beams=3, **fixed_length()),
         "captioner, 3 beams, with pre- and postprocessing": from_photo,
     }
-    if not options.no_peers:
-        tasks |= other_tasks(photo, options.device, beams=3)
+    tasks |= other_tasks(photo, options)
     times = medians(tasks, options.runs, options.device)
     plain, ours = times["encoder, unmodified timm"], times["captioner, 3 beams"]
     print(f"\n{WORDS} words, one photo, medians of {options.runs} interleaved runs")
@@ -141,7 +114,7 @@ def main():
     parser.add_argument("--photo", default=str(ROOT / "demo" / "examples" / "china.jpg"))
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no_peers", action="store_true", help="Skip the other captioners.")
+    parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=list(OTHERS), help="Other captioners.")
     options = parser.parse_args()
     print(describe(options.device))
     model = CaptionerForConditionalGeneration.from_pretrained(ROOT / "modeling_captioner").eval().to(options.device)

@@ -87,12 +87,12 @@ def run_command(folder, options, processes):
     output = folder / "captions.jsonl"
     parts = [Path(f"{output}.part{process}") for process in range(processes)] if processes > 1 else [output]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
-    command = [sys.executable, *launch, ROOT / "caption.py", folder, "--output", output, "--dtype", options.dtype]
+    command = [sys.executable, *launch, ROOT / "caption.py", folder, "--output", output, "--engine", options.engine]
+    if options.engine == "torch":
+        command += ["--dtype", options.dtype, "--device", options.device]
     threads = str(max(1, torch.get_num_threads() // processes))
     start, counts, memory = time.perf_counter(), [], []
-    with subprocess.Popen(
-        [*map(str, command), "--device", options.device], env=os.environ | {"OMP_NUM_THREADS": threads}
-    ) as process:
+    with subprocess.Popen([*map(str, command)], env=os.environ | {"OMP_NUM_THREADS": threads}) as process:
         while process.poll() is None:
             lines = sum(map(count_lines, parts))
             if lines and (not counts or lines > counts[-1][1]):
@@ -158,6 +158,7 @@ def main():
     parser.add_argument("--large", type=int, default=256, help="Number of photos of 4000 x 3000.")
     parser.add_argument("--data_dir", help="A dataset on which to test how often reduced decoding changes the caption.")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--engine", default="torch", choices=["onnx", "torch"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()

@@ -57,7 +57,7 @@ def search(step, states, prompt, settings):
             row[forbidden_words(ids, length, ends, settings)] = -np.inf
             row += log_probability
         # Twice the number of beams, so that enough captions continue if some of them end here.
-        places = np.argsort(-totals, axis=None, kind="stable")[: 2 * beams]
+        places = largest(totals.ravel(), 2 * beams)
         found = []  # (log-probability, ids, row)
         for row, word in zip(*(axis.tolist() for axis in np.unravel_index(places, totals.shape)), strict=True):
             found.append((totals[row, word], [*running[row][1], word], row))
@@ -72,6 +72,12 @@ def search(step, states, prompt, settings):
         rows = [row for *_, row in found]
         states = [state[rows] for state in states]
     return [(ids[len(prompt) :], float(log_probability)) for _, log_probability, ids in finished]
+
+
+def largest(values, count):
+    """The places of the `count` largest values (values,), the largest first, the earlier of equal ones first."""
+    places = np.argpartition(-values, count)[:count] if count < len(values) else np.arange(len(values))
+    return places[np.lexsort((places, -values[places]))]
 
 
 def log_softmax(logits):

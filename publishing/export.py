@@ -4,7 +4,7 @@ a second), or as a model repository.
     python -m publishing.export --onnx --model runs/captioner --photos PHOTOS
 
 writes `runs/captioner/onnx/`, in int8. It is calibrated on photos like those to be captioned, best the training photos;
-64 are used, and they need no captions. Requires the packages onnx and onnxscript.
+256 are used, and they need no captions. Requires the packages onnx and onnxscript.
 
 The layout follows transformers.js and Optimum:
 
@@ -55,7 +55,8 @@ from modeling_captioner.modeling_captioner import RnnCache
 
 from .publish import write_repository
 
-CALIBRATION_PHOTOS = 64
+CALIBRATION_PHOTOS = 256
+SCALE_PHOTOS = 64  # of these are for the scales of the activations; onnxruntime keeps all activations in memory
 
 
 class Encoder(nn.Module):
@@ -99,7 +100,7 @@ def export_onnx(source, photos):
     """
     import onnx
 
-    from .quantization import pack_weights, quantize_convolutions
+    from .quantization import pack_weights, quantize_convolutions, refit_projection
 
     model, processor = load_captioner(str(source), "cpu", "float32")
     pixel_values = [processor(images=photo, return_tensors="np").pixel_values for photo in photos]
@@ -110,7 +111,10 @@ def export_onnx(source, photos):
     with tempfile.TemporaryDirectory() as whole, writing(target, target / "part"):
         files = [Path(whole, name) for name in FILES]
         export_graphs(model, *files)
-        quantize_convolutions(files[0], files[0], pixel_values)
+        quantized = Path(whole, "quantized.onnx")
+        quantize_convolutions(files[0], quantized, pixel_values[:: max(1, len(pixel_values) // SCALE_PHOTOS)])
+        refit_projection(quantized, files[0], pixel_values)
+        quantized.replace(files[0])
         (target / "part").mkdir(parents=True)
         for file in files:
             graph = onnx.load(file)
