@@ -28,6 +28,7 @@ from captioning.onnx_files import FILES
 from captioning.search import search
 from modeling_captioner import open_photo
 from publishing.static_site import build_site, main
+from train.data import make_tokenizer
 
 pytest_plugins = ["page_fixtures"]
 pytestmark = needs_browser
@@ -129,6 +130,24 @@ def test_resizing_equals_that_of_pillow(modules, size, new_size, channels):
         },
     )
     np.testing.assert_array_equal(np.reshape(found, expected.shape), expected)
+
+
+DECODE = """async ({ tokenizer, captions }) => {
+    const { Captioner } = await import("/captioner.js");
+    const parts = { ort: {}, config: { eos_token_id: 3 }, generation: {}, processor: {}, encoder: null };
+    const captioner = new Captioner({ ...parts, tokenizer, decoder: { inputNames: [] } });
+    return captions.map((ids) => captioner.decode(ids));
+}"""
+
+
+@pytest.mark.parametrize("texts", [["一只狗在草地上 with a ball", "一只 dog", "a ball"], ["a dog", "a ball"]])
+def test_words_are_joined_as_in_python(modules, texts):
+    tokenizer = make_tokenizer(texts, min_count=1)
+    captions = [[*ids[1:], 3] for ids in tokenizer(texts).input_ids]
+    found = modules.evaluate(
+        DECODE, {"tokenizer": json.loads(tokenizer.backend_tokenizer.to_str()), "captions": captions}
+    )
+    assert found == texts == tokenizer.batch_decode([ids[:-1] for ids in captions])
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +322,7 @@ def test_damaged_model_and_old_browser_get_a_sentence(site, open_site, tmp_path)
     encoder.write_bytes(b"no model")
     with FileServer(tmp_path / "site") as server:
         page, _ = open_site(server.address)
+        page.get_by_label("chelsea").click()
         page.locator("#failure:visible").wait_for()
         assert page.locator("#failure").text_content().startswith("The model could not be loaded; ")
         page.add_init_script("delete window.WebAssembly")

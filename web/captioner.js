@@ -27,6 +27,7 @@ export class Captioner {
     this.ends = [this.settings.eos_token_id].flat();
     this.ids = new Map(Object.entries(tokenizer.model.vocab));
     this.words = new Map([...this.ids].map(([word, id]) => [id, word]));
+    this.extraSpace = extraSpacePattern(tokenizer);
     this.rnns = decoder.inputNames.filter((name) => name.startsWith("past_key_values.")).map((name) => name.slice(16));
   }
 
@@ -117,8 +118,17 @@ export class Captioner {
   }
 
   decode(ids) {
-    return ids.filter((id) => !this.ends.includes(id)).map((id) => this.words.get(id)).join(" ");
+    const words = ids.filter((id) => !this.ends.includes(id)).map((id) => this.words.get(id));
+    return this.extraSpace ? words.join(" ").replace(this.extraSpace, "") : words.join(" ");
   }
+}
+
+// Which spaces between words are none, such as between Chinese characters: the pattern in the tokenizer's decoder, see
+// train/data/vocabulary.py, as JavaScript writes it.
+function extraSpacePattern({ decoder }) {
+  if (!decoder) return null;
+  const pattern = decoder.decoders.at(-1).pattern.Regex;
+  return new RegExp(pattern.replace(/\\p\{(\w\w+)\}/g, "\\p{Script=$1}").replace("\\z", "$"), "gu");
 }
 
 async function download(url) {

@@ -8,8 +8,9 @@ const MIN_DISPLAY_SIDE = 480; // a map is unreadable on anything smaller
 
 const query = (selector) => document.querySelector(selector);
 const sliders = [...document.querySelectorAll("#settings input")];
-const answers = new Map(); // request -> what to do with its result, and with its failure
+const answers = new Map(); // id of a request to the worker -> the function that takes its result
 let requests = 0;
+let newest = 0; // the number of the newest photo or caption; the results of earlier ones are ignored
 let worker; // none if the browser has no WebAssembly
 
 await installServiceWorker();
@@ -27,7 +28,7 @@ const { texts, language, fill, formatNumber } = createViewer({
 const events = {
   continue_caption: ({ text }) => caption({ text }),
   caption_masked: captionMasked,
-  remove_photo: () => setProp("value", {}),
+  remove_photo: () => show({}),
   photo_uploaded: () => openPhoto(droppedPhoto),
 };
 
@@ -58,45 +59,46 @@ async function installServiceWorker() {
 }
 
 function startWorker() {
-  if (typeof WebAssembly !== "object") return showFailure(texts.no_webassembly);
+  if (typeof WebAssembly !== "object") return fail(texts.no_webassembly);
   worker = new Worker("worker.js", { type: "module" });
-  worker.onerror = () => showFailure(texts.model_not_loaded);
+  worker.onerror = () => fail(texts.model_not_loaded);
   worker.onmessage = ({ data: { id, result, error } }) => {
-    const { resolve, reject } = answers.get(id);
+    if (error) {
+      console.warn(error);
+      fail(texts.model_not_loaded);
+    } else {
+      answers.get(id)(result);
+    }
     answers.delete(id);
-    if (error) reject(new Error(error));
-    else resolve(result);
   };
-  ask("load").then(initializeSettings, (error) => {
-    console.warn(error);
-    showFailure(texts.model_not_loaded);
-  });
+  ask("load").then(initializeSettings);
 }
 
 function ask(action, values, transferred = []) {
   const id = ++requests;
   worker.postMessage({ id, action, ...values }, transferred);
-  return new Promise((resolve, reject) => answers.set(id, { resolve, reject }));
+  return new Promise((resolve) => answers.set(id, resolve));
 }
 
 // From now on, the page is of no use.
-function showFailure(sentence) {
+function fail(sentence) {
   worker = undefined;
   query("#viewer").classList.remove("busy");
+  query("#status").textContent = "";
   query("#failure").textContent = sentence;
   query("#failure").hidden = false;
 }
 
 async function openPhoto(file) {
   if (!file || !worker) return;
+  let bitmap;
   try {
     // As in Python: turned by its EXIF data, but without its colour profile.
-    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
-      await caption({ bitmap, photo: photoUrl(bitmap) });
-  } catch (error) {
-    if (error instanceof DOMException) setProp("value", { message: fill(texts.unreadable_photo, { name: file.name }) });
-    else throw error;
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+  } catch {
+    return show({ message: fill(texts.unreadable_photo, { name: file.name }) });
   }
+  await caption({ bitmap, photo: photoUrl(bitmap) });
 }
 
 // The photo at display size as a data URL.
@@ -112,16 +114,19 @@ function photoUrl(bitmap) {
   return canvas.toDataURL("image/jpeg", 0.88);
 }
 
-// Caption a new photo, or the current one if there is no bitmap, and show the caption unless there is a newer request.
+// Caption a new photo, or the current one if there is no bitmap, and show the caption unless there is something newer.
 async function caption({ bitmap, photo = props.value.photo, text = "" }) {
-  const values = { bitmap, text, settings: settings() };
+  const number = ++newest;
   query("#viewer").classList.add("busy");
-  const answer = ask("caption", values, bitmap ? [bitmap] : []);
-  const request = requests;
-  const result = await answer;
-  if (request !== requests) return;
+  const result = await ask("caption", { bitmap, text, settings: settings() }, bitmap ? [bitmap] : []);
+  if (number === newest) show({ ...result, photo, prefix_length: text ? text.split(" ").length : 0 });
+}
+
+// Show a caption with its photo, a message, or nothing.
+function show(value) {
+  newest += 1;
   query("#viewer").classList.remove("busy");
-  setProp("value", { ...result, photo, prefix_length: text ? text.split(" ").length : 0 });
+  setProp("value", value);
 }
 
 async function captionMasked({ request_id, mask, caption }) {

@@ -16,7 +16,7 @@ const ISOLATION = {
 const WORKER_POLICY = "default-src 'self' 'wasm-unsafe-eval'"; // a worker has a policy of its own; see index.html
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(Promise.all(Object.keys(FILES).filter((path) => !LARGE.test(path)).map(stored)));
+  event.waitUntil(Promise.all(Object.keys(FILES).filter((path) => !LARGE.test(path)).map((path) => get(path, event))));
 });
 
 self.addEventListener("activate", (event) => event.waitUntil(removeOldFiles().then(() => self.clients.claim())));
@@ -25,16 +25,17 @@ self.addEventListener("fetch", (event) => {
   const url = event.request.url.split(/[?#]/)[0];
   const path = url.slice(scope.length) || "index.html";
   if (!url.startsWith(scope) || !(path in FILES)) return;
-  event.respondWith(stored(path).then((response) => withHeaders(response, event.request.destination)));
+  event.respondWith(get(path, event).then((response) => withHeaders(response, event.request.destination)));
 });
 
 // The response for a file, from the cache or from the server.
-async function stored(path) {
+async function get(path, event) {
   const cache = await caches.open(CACHE);
   const found = await cache.match(keyOf(path));
   if (found) return found;
   const response = await fetch(scope + path, { cache: "no-cache" }); // asks the server whether an older copy is still good
-  if (response.ok) await cache.put(keyOf(path), response.clone());
+  // A browser without enough space shows the page all the same.
+  if (response.ok) event.waitUntil(cache.put(keyOf(path), response.clone()).catch(console.warn));
   return response;
 }
 
