@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from captioning.errors import print_error
 from captioning.loading import SHIPPED, load_captioner
+
+TRAINER = SHIPPED.parent / "train"
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 # Gradio and other slow modules are imported inside the functions, so that --help and usage errors respond immediately.
 
@@ -39,6 +43,8 @@ def check_options(options):
         raise ValueError("--auth is not of the form NAME:PASSWORD; give both.")
     if options.auth and options.mcp:  # Gradio 6.31 does not protect the MCP endpoint
         raise ValueError("--auth does not protect --mcp; use only one of them.")
+    if options.teach and not options.corrections:
+        raise ValueError("--teach needs the corrections to learn from; add --corrections DIR.")
 
 
 def deploy(options):
@@ -63,7 +69,32 @@ def serve(options):
         # A temporary folder for uploaded files, deleted when the server stops.
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        launch(captioners, options)
+        with make_teacher(options) as teacher:
+            launch(captioners, options, teacher)
+
+
+def make_teacher(options):
+    """What teaches a copy of the captioner (`demo.teaching.Teacher`), in a context that ends its training; None if off.
+
+    It is on by default where only this computer can open the page.
+    """
+    host = options.host or os.environ.get("GRADIO_SERVER_NAME", LOCAL_HOSTS[0])
+    public = options.share or options.mcp or any(os.environ.get(name) for name in ("GRADIO_SHARE", "GRADIO_ROOT_PATH"))
+    local = host in LOCAL_HOSTS and not public
+    if not options.corrections or not (local if options.teach is None else options.teach):
+        return contextlib.nullcontext()
+    from demo.teaching import Teacher
+
+    return contextlib.closing(Teacher(options.model[0], options.corrections, training_command, bool(options.teach)))
+
+
+def training_command(model, corrections, folder, steps):
+    """The trainer's command line for so few photos: it learns them by heart, and validates once, on the same photos."""
+    return [
+        *(sys.executable, TRAINER, "--model", model, "--data_dir", corrections, "--output_dir", folder),
+        *("--max_train_steps", str(steps), "--eval_steps", str(steps), "--checkpointing_steps", str(steps + 1)),
+        *("--logging_steps", "1", "--validation_fraction", "0", "--learning_rate", "0.0001"),
+    ]
 
 
 def display_names(models):
@@ -72,14 +103,14 @@ def display_names(models):
     return {model if names.count(name) > 1 else name: model for name, model in zip(names, models, strict=True)}
 
 
-def launch(captioners, options):
+def launch(captioners, options, teacher):
     from starlette.middleware import Middleware
 
     from demo.middleware import SecurityMiddleware
     from demo.page import build_page
     from demo.uploads import disable_url_downloads, start_cleanup
 
-    page, look = build_page(captioners, options.corrections, options.delete_cache)
+    page, look = build_page(captioners, options.corrections, options.delete_cache, teacher)
     page.queue(max_size=options.queue_size, default_concurrency_limit=options.concurrency)
     start_cleanup(2 * options.delete_cache)
     if not options.mcp:  # MCP clients pass photos as URLs
@@ -113,6 +144,12 @@ def parse_options():
         "--corrections",
         metavar="DIR",
         help="let visitors correct captions, and save the photos and corrections to DIR (default: save nothing)",
+    )
+    parser.add_argument(
+        "--teach",
+        action=argparse.BooleanOptionalAction,
+        help="let visitors teach a copy of the captioner from the corrections, and choose which of both answers;"
+        " off for strangers (default: on if only this computer can open the page)",
     )
     parser.add_argument("--deploy", metavar="NAME", help="deploy the page and model to the Space NAME, then exit")
     parser.add_argument(

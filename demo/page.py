@@ -10,6 +10,7 @@ from demo.corrections import add_corrections_panel
 from demo.how_it_works_tab import trace
 from demo.i18n import TEXTS, Translator, get_language
 from demo.predict import MAX_DISPLAY_SIDE
+from demo.teaching_panel import add_teaching_panel
 from demo.uploads import open_upload
 from demo.viewer import (
     EXAMPLES,
@@ -46,13 +47,14 @@ THEME = gr.themes.Base(
 )
 
 
-def build_page(captioners, corrections=None, delete_cache=3600):
+def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
     """Build the page. Returns it (`gr.Blocks`) and the options of `launch` that set its appearance.
 
     Args:
         captioners: a dictionary from names to (model, processor). All tabs use the first; "Side by side" offers all.
         corrections: the folder in which visitors' corrections are saved; None hides the panel for corrections.
         delete_cache: seconds until visitors' files are deleted; at most twice as long.
+        teacher: a [`demo.teaching.Teacher`], with which visitors teach a copy; None hides its panel.
     """
     translate = Translator()
     batchers = {name: Batcher(*captioner) for name, captioner in captioners.items()}
@@ -70,8 +72,10 @@ def build_page(captioners, corrections=None, delete_cache=3600):
                 add_api_endpoint(captioner.explain, photo, settings, generation_kwargs, MODEL_EVENT)
                 if corrections:
                     add_corrections_panel(corrections, photo, viewer, translate)
+                if teacher:
+                    add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page, translate)
             with translate(gr.Tab(), label="how_tab") as tab:
-                add_how_it_works(captioner.model, captioner.processor, photo, settings, tab)
+                add_how_it_works(captioner, photo, settings, tab)
             with translate(gr.Tab(), label="compare_tab") as tab:
                 add_compare_tab(batchers, translate, tab, photo)
             with translate(gr.Tab(), label="batch_tab"):
@@ -112,11 +116,11 @@ def generation_kwargs(num_beams, max_new_tokens, temperature, top_p):
     return kwargs | ({"temperature": float(temperature), "top_p": float(top_p)} if temperature else {})
 
 
-def add_how_it_works(model, processor, photo, settings, tab):
+def add_how_it_works(captioner, photo, settings, tab):
     """Add the "How it works" tab for the visitor's photo, or for an example if there is no photo yet."""
 
     def tokenize(text):
-        tokenizer = processor.tokenizer
+        tokenizer = captioner.processor.tokenizer
         return [[tokenizer.decode(token_id), token_id] for token_id in tokenizer(text[:200]).input_ids[1:]]
 
     board = gr.HTML(
@@ -133,6 +137,6 @@ def add_how_it_works(model, processor, photo, settings, tab):
         path, language = path or EXAMPLES[0], get_language(request)
         original_size = open_upload(path, language).size
         opened = open_upload(path, language, side=MAX_DISPLAY_SIDE)
-        return trace(model, processor, opened, original_size, **generation_kwargs(*values))
+        return trace(captioner.model, captioner.processor, opened, original_size, **generation_kwargs(*values))
 
     tab.select(run, [photo, *settings], board, api_visibility="private", **MODEL_EVENT)
