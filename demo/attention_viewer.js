@@ -12,6 +12,8 @@ let lastShown = null; // the index of the word that "cover where it looked" refe
 let pinned = null; // the index of the clicked word, whose map stays when the pointer leaves
 let hoveredRegion = null;
 let timer = null; // set while the words are played one after another
+// The index of the word whose map is drawn while none is pointed at.
+const resting = () => pinned ?? answer.resting ?? null;
 
 function resizeCanvas(canvas) {
   const box = photo.getBoundingClientRect();
@@ -49,7 +51,7 @@ function togglePin(index) {
     button.setAttribute("aria-pressed", String(i === pinned));
     button.parentElement.classList.toggle("open", i === pinned);
   });
-  showWord(pinned);
+  showWord(resting());
 }
 
 // Highlight the words by the attention that they pay to a region of the photo.
@@ -60,7 +62,7 @@ function highlightWords(region) {
     const { map } = answer.words[i];
     button.style.setProperty("--attention", region === null ? 0 : map[region] / maxWeight(map));
   });
-  showWord(region === null ? pinned : null);
+  showWord(region === null ? resting() : null);
 }
 
 function regionAt(event) {
@@ -93,7 +95,7 @@ function stop() {
   timer = null;
   for (const item of words.children) item.classList.remove("upcoming");
   find(".play").textContent = texts.play;
-  showWord(pinned);
+  showWord(resting());
 }
 
 // Keep the words before `index`, put `word` in its place, and let the decoder continue from there.
@@ -118,20 +120,23 @@ function render() {
   const keyboardFocus = focused?.matches(":focus-visible") && viewer.contains(focused);
   viewer.hidden = !answer.photo;
   panel.classList.toggle("has-caption", Boolean(answer.photo));
+  panel.classList.toggle("opening", Boolean(answer.opening));
   if (!answer.photo) {
+    words.replaceChildren();
     if (keyboardFocus) panel.querySelector(".photo-input button")?.focus();
     return;
   }
   photo.src = answer.photo;
-  photo.alt = fill(texts.photo_alt, { caption: answer.caption });
+  photo.alt = fill(answer.opening ? texts.example_alt : texts.photo_alt, { caption: answer.caption });
   renderSentence();
   words.replaceChildren(...answer.words.map((word, index) => createWord(word, index, answer.prefix_length || 0)));
   words.setAttribute("aria-label", texts.caption);
   find(".announcement").textContent = answer.caption;
   find(".beams").hidden = answer.beams.length < 2;
   find(".beams ol").replaceChildren(...answer.beams.map(createBeam));
+  find(".remove-photo").hidden = Boolean(answer.opening);
   uncover();
-  showWord(null);
+  showWord(resting());
   if (keyboardFocus && !focused.isConnected) wordButtons()[Math.max(0, answer.prefix_length - 1)]?.focus();
   else if (answer.words.length && !matchMedia("(prefers-reduced-motion: reduce)").matches) play(true);
 }
@@ -149,7 +154,7 @@ for (const type of ["pointerover", "focusin"]) {
   });
 }
 for (const type of ["pointerleave", "focusout"]) {
-  words.addEventListener(type, () => timer === null && showWord(pinned));
+  words.addEventListener(type, () => timer === null && showWord(resting()));
 }
 words.addEventListener("click", (event) => wordIndex(event) !== null && togglePin(wordIndex(event)));
 words.addEventListener("keydown", (event) => {

@@ -1,5 +1,7 @@
 """Builds the page: its components and their events."""
 
+import json
+
 import gradio as gr
 
 from demo.api import add_api_endpoint
@@ -9,11 +11,11 @@ from demo.compare_tab import add_compare_tab
 from demo.corrections import add_corrections_panel
 from demo.how_it_works_tab import trace
 from demo.i18n import TEXTS, Translator, get_language
+from demo.opening import caption_examples
 from demo.predict import MAX_DISPLAY_SIDE
 from demo.teaching_panel import add_teaching_panel
 from demo.uploads import open_upload
 from demo.viewer import (
-    EXAMPLES,
     MODEL_EVENT,
     add_examples,
     add_panel,
@@ -59,6 +61,7 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
     translate = Translator()
     batchers = {name: Batcher(*captioner) for name, captioner in captioners.items()}
     captioner = next(iter(batchers.values()))
+    opening, answer, wrong = caption_examples(captioner.model, captioner.processor)
 
     def get_captioner(*values):
         return captioner, generation_kwargs(*values)
@@ -67,29 +70,30 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
         translate(gr.Markdown(elem_id="heading"), value="heading")
         with gr.Tabs(overflow_behavior="wrap"):  # on a phone, the default hides tabs in a menu
             with translate(gr.Tab(), label="caption_tab"), add_panel("caption_tab"):
-                photo, viewer, settings = add_inputs(captioner.model.generation_config, translate)
-                add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings)
+                photo, viewer, settings = add_inputs(captioner.model.generation_config, answer, translate)
+                add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings, opening)
                 add_api_endpoint(captioner.explain, photo, settings, generation_kwargs, MODEL_EVENT)
                 if corrections:
                     add_corrections_panel(corrections, photo, viewer, translate)
                 if teacher:
                     add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page, translate)
             with translate(gr.Tab(), label="how_tab") as tab:
-                add_how_it_works(captioner, photo, settings, tab)
+                add_how_it_works(captioner, photo, settings, tab, opening)
             with translate(gr.Tab(), label="compare_tab") as tab:
                 add_compare_tab(batchers, translate, tab, photo)
             with translate(gr.Tab(), label="batch_tab"):
                 add_batch_tab(captioner.explain, translate)
         translate.on_load(page)
-        page.load(None, js=read("page.js"))
+        marks = {language: [texts["example_wrong"], texts["example_wrong_short"]] for language, texts in TEXTS.items()}
+        page.load(None, js=f"() => ({read('page.js')})({json.dumps(wrong)}, {json.dumps(marks)})")
     # A <style> in the head, because Gradio scopes `css` to its own container.
     head = f"<style>{read('page.css')}</style>"
     return page, {"theme": THEME, "head": head, "footer_links": ["api"]}
 
 
-def add_inputs(defaults, translate):
-    """Add the photo, the viewer that shows its caption, and the settings. Returns these components."""
-    photo, viewer = add_photo_input(translate), add_viewer()
+def add_inputs(defaults, answer, translate):
+    """Add the photo, the viewer, which first shows `answer`, and the settings. Returns these components."""
+    photo, viewer = add_photo_input(translate), add_viewer(answer=answer)
     add_examples(photo, translate)
     return photo, viewer, add_settings(defaults, translate)
 
@@ -116,8 +120,8 @@ def generation_kwargs(num_beams, max_new_tokens, temperature, top_p):
     return kwargs | ({"temperature": float(temperature), "top_p": float(top_p)} if temperature else {})
 
 
-def add_how_it_works(captioner, photo, settings, tab):
-    """Add the "How it works" tab for the visitor's photo, or for an example if there is no photo yet."""
+def add_how_it_works(captioner, photo, settings, tab, opening):
+    """Add the "How it works" tab for the visitor's photo, or for the one at the path `opening` if there is none yet."""
 
     def tokenize(text):
         tokenizer = captioner.processor.tokenizer
@@ -134,7 +138,7 @@ def add_how_it_works(captioner, photo, settings, tab):
     )
 
     def run(request: gr.Request, path, *values):
-        path, language = path or EXAMPLES[0], get_language(request)
+        path, language = path or opening, get_language(request)
         original_size = open_upload(path, language).size
         opened = open_upload(path, language, side=MAX_DISPLAY_SIDE)
         return trace(captioner.model, captioner.processor, opened, original_size, **generation_kwargs(*values))

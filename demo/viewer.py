@@ -42,9 +42,10 @@ def add_photo_input(translate, elem_id="photo"):
     return translate(photo, label="photo", placeholder="photo_placeholder")
 
 
-def add_viewer(elem_id="viewer", scripts=VIEWER_SCRIPTS):
-    """Add the viewer, which shows a caption and its maps."""
+def add_viewer(elem_id="viewer", scripts=VIEWER_SCRIPTS, answer=None):
+    """Add the viewer, which shows a caption and its maps: those of `answer` when the page opens."""
     return gr.HTML(
+        answer,
         html_template=read("attention_viewer.html"),
         css_template=read("attention_viewer.css"),
         js_on_load="\n".join(read(name) for name in scripts),
@@ -62,10 +63,11 @@ def add_examples(photo, translate, elem_id="examples"):
     translate(examples.dataset, label="examples")
 
 
-def add_viewer_events(get_captioner, panel, photo, viewer, settings):
+def add_viewer_events(get_captioner, panel, photo, viewer, settings, opening=None):
     """Connect the photo, the viewer and the settings of a panel.
 
     `get_captioner(*values)` converts the values of `settings` to a `Batcher` and keyword arguments for `generate`.
+    `opening` is the path of the photo that the viewer shows until there is another one.
     """
 
     # Not named `caption`: Gradio names endpoints after functions, private ones too, and `/caption` is the API's.
@@ -73,23 +75,27 @@ def add_viewer_events(get_captioner, panel, photo, viewer, settings):
         captioner, kwargs = get_captioner(*values)
         return caption_upload(captioner.explain, path, get_language(request), **kwargs)
 
+    def caption_again(request: gr.Request, path, *values):
+        return caption_photo(request, path or opening, *values) | {"opening": bool(opening and not path)}
+
     def continue_caption(request: gr.Request, event: gr.EventData, path, *values):
         captioner, kwargs = get_captioner(*values)
         kwargs |= {"text": check_text(event.text)}
-        result = caption_upload(captioner.explain, path, get_language(request), **kwargs)
-        return result | {"prefix_length": len(event.text.split())}
+        result = caption_upload(captioner.explain, path or opening, get_language(request), **kwargs)
+        return result | {"prefix_length": len(event.text.split()), "opening": bool(opening and not path)}
 
     def caption_masked(request: gr.Request, event: gr.EventData, path, *values):
         captioner, kwargs = get_captioner(*values)
-        photo = apply_mask(open_upload(path, get_language(request), side=MAX_DISPLAY_SIDE), event.mask)
+        photo = apply_mask(open_upload(path or opening, get_language(request), side=MAX_DISPLAY_SIDE), event.mask)
         result = explanation_to_dict(captioner.explain(photo, **kwargs))
         first_caption = explain_caption(captioner.model, captioner.processor, photo, check_text(event.caption))
         probabilities = [word.probability for word in first_caption.words]
         return gr.HTML(occlusion=result | {"probabilities": probabilities, "request_id": event.request_id})
 
     private = MODEL_EVENT | {"api_visibility": "private"}
-    changes = [photo.change, *(setting.change for setting in settings)]
-    gr.on(changes, caption_photo, [photo, *settings], viewer, trigger_mode="always_last", **private)
+    photo.change(caption_photo, [photo, *settings], viewer, trigger_mode="always_last", **private)
+    changes = [setting.change for setting in settings]
+    gr.on(changes, caption_again, [photo, *settings], viewer, trigger_mode="always_last", **private)
     viewer.continue_caption(continue_caption, [photo, *settings], viewer, **private)
     viewer.caption_masked(caption_masked, [photo, *settings], viewer, **private)
     viewer.remove_photo(None, None, photo, js="() => null", api_visibility="private")

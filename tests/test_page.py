@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 from page_fixtures import (
     EXAMPLES,
+    OWN_WORD,
     PHONE_AND_DESKTOP,
     SIDE,
     assert_no_serious_violations,
@@ -118,7 +119,7 @@ def test_broken_photo_gets_an_error_message_and_the_next_a_caption(open_page):
     assert re.fullmatch(r"holiday\.jpg is not a readable image; .*\.", page.locator(".message").text_content())
     assert page.locator(".word").count() == 0
     page.locator("#photo input[type=file]").first.set_input_files(EXAMPLES / "flower.jpg")
-    page.locator(".word").first.wait_for()
+    page.locator(OWN_WORD).first.wait_for()
     assert not page.locator(".message").is_visible()
 
 
@@ -200,6 +201,7 @@ def test_hovering_the_photo_highlights_the_words_that_looked_there(open_page, ca
 def test_example_is_revealed_word_by_word_and_can_be_played(open_page):
     """`seen` records every change, regardless of timing: how many words are still hidden, and which map is shown."""
     page = open_page(reduced_motion="no-preference")
+    page.locator("button.play:text-is('Play')").wait_for()  # the example with which the page opens has been played
     page.locator(".words").evaluate("""words => {
         window.seen = [];
         new MutationObserver(() => {
@@ -207,7 +209,7 @@ def test_example_is_revealed_word_by_word_and_can_be_played(open_page):
             window.seen.push([words.querySelectorAll(".upcoming").length, shown && Number(shown)]);
         }).observe(words, { subtree: true, childList: true, attributeFilter: ["class"] });
     }""")
-    page.locator(".gallery-item[aria-label='chelsea']").press("Enter")
+    page.locator(".gallery-item[aria-label^='chelsea']").press("Enter")
     page.wait_for_function("window.seen.length > 1 && window.seen.at(-1)[1] === null")
     count = len(caption_words(page))
     assert page.evaluate("window.seen") == [*([count - 1 - number, number] for number in range(count)), [0, None]]
@@ -219,6 +221,7 @@ def test_example_is_revealed_word_by_word_and_can_be_played(open_page):
 
 def test_revealing_can_be_skipped(open_page):
     page = open_page(reduced_motion="no-preference")
+    page.locator("button.play:text-is('Play')").wait_for()  # the example with which the page opens has been played
     page.locator(".words").evaluate("""words => {
         const unsaid = () => words.querySelectorAll(".upcoming").length;
         new MutationObserver(() => {
@@ -317,7 +320,7 @@ def test_photo_dropped_on_the_viewer_replaces_the_current_one(open_page):
     page.wait_for_function("before => document.querySelector('img.photo').src !== before", arg=before)
 
 
-def test_photo_pasted_into_the_empty_page_is_captioned(open_page):
+def test_photo_pasted_into_the_page_as_it_opens_is_captioned(open_page):
     page = open_page()
     page.locator(".gallery-item[aria-label]").first.wait_for()
     page.evaluate(
@@ -328,7 +331,8 @@ def test_photo_pasted_into_the_empty_page_is_captioned(open_page):
         }""",
         PIXELS,
     )
-    page.locator("img.photo:visible").wait_for()
+    page.locator(OWN_WORD).first.wait_for()
+    assert page.locator("img.photo").evaluate("async (e) => (await e.decode(), e.naturalWidth === e.naturalHeight)")
 
 
 def test_webcam_photo_is_captioned(open_page):
@@ -337,7 +341,7 @@ def test_webcam_photo_is_captioned(open_page):
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#photo video')?.videoWidth > 0")
     page.get_by_label("capture photo").click()
-    page.locator(".word").first.wait_for()
+    page.locator(OWN_WORD).first.wait_for()
 
 
 @pytest.mark.parametrize("width", [360, 1280])

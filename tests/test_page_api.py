@@ -19,7 +19,16 @@ import pytest
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from page_fixtures import EXAMPLES, PHONE_AND_DESKTOP, SIDE, TIMEOUT, caption_words, needs_browser, upload_photo
+from page_fixtures import (
+    EXAMPLES,
+    OWN_WORD,
+    PHONE_AND_DESKTOP,
+    SIDE,
+    TIMEOUT,
+    caption_words,
+    needs_browser,
+    upload_photo,
+)
 
 from demo.batch_tab import MAX_PHOTOS, caption_files
 from demo.batching import MAX_BATCH_SIZE, Batcher
@@ -221,7 +230,7 @@ def test_twenty_concurrent_visitors_get_the_captions_of_their_own_photos(browser
     for path, page in visitors.items():
         page.locator("#photo input[type=file]").first.set_input_files(path)
     for path, page in visitors.items():
-        page.locator(".word").first.wait_for()
+        page.locator(OWN_WORD).first.wait_for()
         assert " ".join(caption_words(page)) == explain(captioner.model, captioner.processor, photos[path]).caption
         shape = page.locator("img.photo").evaluate("async (e) => (await e.decode(), e.naturalWidth / e.naturalHeight)")
         assert shape == pytest.approx(photos[path].width / photos[path].height, rel=0.005)
