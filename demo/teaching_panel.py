@@ -148,7 +148,7 @@ def render_result(texts, before, after, words):
     )
     unknown = texts["teach_unknown"].format(words=", ".join(words[:10])) if words else ""
     notes = [text for text in (unknown, texts["teach_forgets"]) if text]
-    return f"<dl role='status'>{rows}</dl>" + "".join(map(paragraph, notes))
+    return f"<div role='status'><dl>{rows}</dl></div>" + "".join(map(paragraph, notes))
 
 
 def paragraph(text):
