@@ -33,18 +33,19 @@ class OnnxCaptioner:
                 f"{folder} has no ONNX export; to make one, run python -m publishing.export --onnx --model {folder}"
                 " --photos PHOTOS."
             )
-        config = _read_json(folder, "config.json")
-        self.settings = _read_json(folder, "generation_config.json") | generation
-        check_settings(self.settings)
-        self.image_settings = _read_json(folder, "processor_config.json")["image_processor"]
-        self.image_size = config["image_size"]
-        self.ends = np.atleast_1d(self.settings["eos_token_id"]).tolist()
         try:
+            self.settings = _read_json(folder, "generation_config.json") | generation
+            self.image_settings = _read_json(folder, "processor_config.json")["image_processor"]
+            self.image_size = _read_json(folder, "config.json")["image_size"]
             self.tokenizer = tokenizers.Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-            self.threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
             self.encoder, self.decoder = map(_load_session, files)
         except Exception as error:  # tokenizers and onnxruntime raise classes of their own
-            raise ValueError(f"{folder} is damaged: {error}; export it again.") from error
+            raise ValueError(f"{folder} is damaged ({error}); export it again.") from error
+        check_settings(self.settings)
+        if not self.image_settings["image_processor_type"].startswith("ViTImageProcessor"):
+            raise ValueError(f"{folder} has an image processor of another kind, which only --engine torch supports.")
+        self.ends = np.atleast_1d(self.settings["eos_token_id"]).tolist()
+        self.threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
         self.tokenizer.no_truncation()
         self.tokenizer.encode_special_tokens = True  # "<end>" in a text is a word like any other
         self.state_names = [given.name for given in self.decoder.get_inputs()[2:]]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, SHIPPED, build_tiny
+from hub_server import FakeHub
 from PIL import Image
 
 from caption import main
@@ -228,3 +229,22 @@ def test_wrong_usage():
         status, lines, errors = run("a.png", "--engine", "onnx", *wrong)
         assert (status, lines) == (2, [])
         assert "--engine onnx takes neither --device nor --dtype" in errors[-1]
+
+
+def test_the_hubs_export_without_the_weights(exported, files, drawn_photos, tmp_path):
+    with FakeHub(tmp_path / "hub") as hub:
+        repository = hub.repository("tester/captioner")
+        repository.create()
+        repository.add(exported)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "caption.py"), *map(str, files), "--model", "tester/captioner"],
+            env=ENVIRONMENT | hub.environment(tmp_path / "home"),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        paths = [str(request) for request in hub.requests]
+    captions = [line.split("\t")[1] for line in done.stdout.splitlines()]
+    assert (captions, done.stderr) == ([caption for _, caption in drawn_photos], "")
+    assert any("encoder_model_quantized.onnx" in path for path in paths)
+    assert not any("safetensors" in path for path in paths)
