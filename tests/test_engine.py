@@ -248,3 +248,23 @@ def test_the_hubs_export_without_the_weights(exported, files, drawn_photos, tmp_
     assert (captions, done.stderr) == ([caption for _, caption in drawn_photos], "")
     assert any("encoder_model_quantized.onnx" in path for path in paths)
     assert not any("safetensors" in path for path in paths)
+
+
+# A child's peak memory is never reported as less than that of its parent, so a small process starts it.
+LAUNCHER = """
+import os, sys
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(process, 0)
+print(status, usage.ru_maxrss / 1000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted differently")
+def test_one_photo_takes_less_than_350_mb():
+    if not (SHIPPED / "onnx").exists():
+        pytest.skip("modeling_captioner/ contains no ONNX export")
+    command = [sys.executable, str(ROOT / "caption.py"), str(EXAMPLES[0]), "--engine", "onnx"]
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, timeout=300)
+    status, megabytes = done.stdout.splitlines()[-1].split()
+    assert status == "0"
+    assert float(megabytes) < 350
