@@ -10,7 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 from page_client import SETTINGS, PageClient
-from page_fixtures import EXAMPLES, TIMEOUT, caption_words, needs_browser, running_app, upload_photo
+from page_fixtures import (
+    EXAMPLES,
+    TIMEOUT,
+    assert_no_serious_violations,
+    caption_words,
+    needs_browser,
+    running_app,
+    upload_photo,
+)
 
 from captioning.loading import load_captioner
 from demo.corrections import save_correction
@@ -73,6 +81,11 @@ def open_teaching(browser):
 
 
 @pytest.fixture(scope="module")
+def axe():
+    return pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+
+
+@pytest.fixture(scope="module")
 def site(learnt_captioner, tmp_path_factory):
     """A page with a tiny captioner and a folder for corrections."""
     folder = tmp_path_factory.mktemp("site")
@@ -96,7 +109,7 @@ def save_corrections(folder, drawn_photos):
 
 
 @needs_browser
-def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, captioner, tmp_path):
+def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, captioner, axe, tmp_path):
     """The copy learns, is kept, answers, and is thrown away; the served captioner's files are what they were."""
     if captioner.processor.tokenizer.convert_tokens_to_ids("tiger") == captioner.processor.tokenizer.unk_token_id:
         pytest.skip("needs the shipped weights")
@@ -119,6 +132,7 @@ def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, c
         page.locator("#teach_status .teach_after").wait_for()
         assert page.locator("#teach_status .teach_before").text_content() == first
         assert page.locator("#teach_status .teach_after").text_content() == TIGER
+        assert_no_serious_violations(axe, page)
         page.locator("#teach_keep").click()
         page.locator("#teach_answer").get_by_text("The copy is kept in").wait_for()
         (kept,) = tmp_path.glob("corrections-taught/*")
@@ -147,7 +161,7 @@ def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, c
 
 @needs_browser
 @pytest.mark.parametrize("end", ["stop", "close"])
-def test_a_stopped_training_leaves_nothing_running(open_teaching, school, end):
+def test_a_stopped_training_leaves_nothing_running(open_teaching, school, axe, end):
     page = open_teaching(school.address, viewport={"width": 360, "height": 800}, locale="vi-VN")
     page.get_by_text("Dạy mô hình").click()
     page.locator("#teach").focus()
@@ -159,6 +173,8 @@ def test_a_stopped_training_leaves_nothing_running(open_teaching, school, end):
     second = PageClient(school.address)  # only one at a time
     assert "already running" in str(second.trigger("teach", "click", None, *SETTINGS))
     assert len(trainers(school.corrections)) == 1
+    if end == "stop":
+        assert_no_serious_violations(axe, page)
     assert "no copy of yours" in str(second.trigger("teach_serve", "click"))
     if end == "stop":
         page.locator("#teach_stop").focus()
