@@ -165,7 +165,6 @@ def _cached(sources, compute, key=None):
     return entries[key][1]
 
 
-@torch.no_grad()
 def refresh(network):
     """Drop the derived weights of `network` if any of its weights has changed since they were computed.
 
@@ -174,24 +173,30 @@ def refresh(network):
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
-    weights, buffers = _weights_and_buffers(network)
-    if torch.is_grad_enabled() and all(weight.requires_grad for weight in weights):  # training derives nothing
+    weights, buffers = _weights_and_buffers(network, trained=not torch.is_grad_enabled())
+    if not weights:  # training derives nothing
         return
-    before, now = _fingerprints.get(network), _fingerprint(weights + buffers)
+    with torch.no_grad():
+        before, now = _fingerprints.get(network), _fingerprint(weights + buffers)
     if not _equal(before, now):
         for weight in weights:
             _cache.pop(weight, None)
         _fingerprints[network] = now
 
 
-def _weights_and_buffers(network):
-    """Like `parameters()` and `buffers()`, which take several times as long because they compose names."""
+def _weights_and_buffers(network, trained=True):
+    """Like `parameters()` and `buffers()`, which take several times as long because they compose names.
+
+    Without `trained`, only those that training leaves alone: frozen weights and buffers of modules in evaluation mode.
+    """
     modules, weights, buffers = [network], [], []
     while modules:
         module = modules.pop()
         if module is not None:
-            weights += module._parameters.values()
-            buffers += module._buffers.values()
+            parameters = [tensor for tensor in module._parameters.values() if tensor is not None]
+            weights += [tensor for tensor in parameters if trained or not tensor.requires_grad]
+            if trained or not module.training:
+                buffers += module._buffers.values()
             modules += module._modules.values()
     return [
         list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())

@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
@@ -199,24 +200,30 @@ class CaptionerDecoder(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, ids, regions, cache):
+    def forward(self, ids, regions, cache, scored=None):
         """Score the word after each of `ids`.
 
         Args:
             ids: input words, (batch, words), int64.
             regions: (photos, regions, hidden); each photo has the same number of captions, in consecutive `ids`.
             cache: an [`RnnCache`], which is updated in place.
+            scored: the positions to score, (batch, words), bool; by default all. Words after the last one are not read.
 
-        Returns logits (batch, words, vocabulary) and attention weights (batch, heads, words, regions).
+        Returns logits (batch, words, vocabulary), or (scored, vocabulary), and attention weights (batch, heads, words,
+        regions).
         """
         if not cache.states:
             refresh(self)
             cache.states = self._initial_states(regions, captions_per_photo=len(ids) // len(regions))
+        lengths = (
+            None if scored is None else (scored * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(dim=1)
+        )
         words = self.dropout(self.embedding(self._drop_words(ids)))  # (batch, words, embedding)
-        states = self._run(self.first_rnn, "first", words, cache)  # (batch, words, hidden)
+        states = self._run(self.first_rnn, "first", words, cache, lengths)  # (batch, words, hidden)
         context, weights = self._attend(states, self.dropout(regions))
-        states = self._run(self.second_rnn, "second", torch.cat([states, context], dim=-1), cache)
+        states = self._run(self.second_rnn, "second", torch.cat([states, context], dim=-1), cache, lengths)
         cache.words += ids.shape[1]
+        states = states if scored is None else states[scored]
         # Tied to the embedding (Press & Wolf 2017); this product is much of a generation step, hence the narrow input.
         return self.output(self.narrow(self.dropout(states))), weights
 
@@ -242,14 +249,22 @@ class CaptionerDecoder(nn.Module):
         return context.reshape(states.shape), weights.unflatten(2, (-1, words)).transpose(1, 2).flatten(0, 1)
 
     @staticmethod
-    def _run(rnn, name, inputs, cache):
+    def _run(rnn, name, inputs, cache, lengths=None):
         """Run an RNN from its cached state. PyTorch expects the layers first, beam search the batch."""
         state = tuple(tensor.transpose(0, 1).contiguous() for tensor in cache.states[name])
         if inputs.shape[1] == 1 and can_step(rnn, inputs):
             outputs, state = step(rnn, inputs.squeeze(1), state)
             outputs = outputs.unsqueeze(1)
         else:
-            outputs, state = rnn(inputs, state if len(state) > 1 else state[0])  # a pair for an LSTM
+            state = state if len(state) > 1 else state[0]  # a pair for an LSTM
+            if lengths is None:
+                outputs, state = rnn(inputs, state)
+            else:  # a third of a batch is padding
+                packed = pack_padded_sequence(
+                    inputs, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+                )
+                outputs, state = rnn(packed, state)
+                outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
             state = state if isinstance(state, tuple) else (state,)
         cache.states[name] = tuple(tensor.transpose(0, 1) for tensor in state)
         return outputs
@@ -301,9 +316,9 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             cache: the [`RnnCache`] of the preceding words; named `past_key_values` before transformers 5.24.
 
         Returns a `Seq2SeqLMOutput`: `loss` (mean cross-entropy per word, in nats, with label smoothing), `logits`
-        (batch, words, vocabulary), `cache` (or `past_key_values`), and with `output_attentions=True`
-        `cross_attentions`, a tuple of one tensor (batch, heads, words, regions). Raises `ValueError` if photos or words
-        are missing.
+        (batch, words, vocabulary; in training 0 where `labels` are -100), `cache` (or `past_key_values`), and with
+        `output_attentions=True` `cross_attentions`, a tuple of one tensor (batch, heads, words, regions). Raises
+        `ValueError` if photos or words are missing.
         """
         if encoder_outputs is None:
             if (pixel_values is None) == (region_features is None):
@@ -322,10 +337,14 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"{len(decoder_input_ids)} captions do not divide evenly among {len(regions)} photos; pass the same"
                 " number of captions for each."
             )
-        logits, weights = self.decoder(decoder_input_ids, regions, cache)
+        scored = labels != -100 if labels is not None and self.training else None
+        logits, weights = self.decoder(decoder_input_ids, regions, cache, scored)
+        loss = None if labels is None else self._loss(logits, labels if scored is None else labels[scored])
+        if scored is not None:
+            logits = logits.new_zeros(*labels.shape, logits.shape[-1]).masked_scatter(scored.unsqueeze(-1), logits)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output = Seq2SeqLMOutput(
-            loss=None if labels is None else self._loss(logits, labels),
+            loss=loss,
             logits=logits,
             cross_attentions=(weights,) if output_attentions else None,
             encoder_last_hidden_state=regions,
@@ -335,7 +354,7 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _loss(self, logits, labels):
         smoothing = self.config.label_smoothing if self.training else 0.0
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=smoothing)
+        return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), label_smoothing=smoothing)
 
     def prepare_decoder_input_ids_from_labels(self, labels):
         """Shift `labels` to the right and prepend `<start>`."""

@@ -217,6 +217,26 @@ def test_frozen_blocks_are_folded_in_training(inception, monkeypatch, seen_befor
     assert plain["projection.weight"].any()
 
 
+def test_training_folds_frozen_blocks_once(inception, monkeypatch):
+    model, photos = inception
+    blocks = [name for name, _ in model.encoder.backbone.named_children()]
+    model.encoder.freeze(blocks[: blocks.index("Mixed_7c")])
+    model.train()
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1e-3)
+    folds, fold = [], inference._fold
+    monkeypatch.setattr(inference, "_fold", lambda *args: folds.append(args) or fold(*args))
+    counts = []
+    for _ in range(3):
+        model.encoder(photos)[0].sum().backward()
+        optimizer.step()
+        counts.append(len(folds))
+    assert counts[0] == counts[2] > 0
+    with torch.no_grad():
+        model.encoder.backbone.Conv2d_1a_3x3.conv.weight.data.mul_(2)  # no version counts this
+    model.encoder(photos)
+    assert len(folds) > counts[0]
+
+
 def norms_of(network):
     return [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch.nn import functional as F
 from transformers import TextStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -183,6 +184,30 @@ def test_label_smoothing_is_cross_entropy_with_smoothed_targets(tiny_captioner, 
     torch.testing.assert_close(output.loss, expected)
     model.eval()
     torch.testing.assert_close(model(photos, labels=ids).loss, -said.mean(), rtol=1e-4, atol=1e-5)
+
+
+@every_kind
+def test_training_skips_padding(tiny_captioner, photos, ids, rnn_type, attention_type):
+    """The loss, the gradients and the logits of the words to learn are those of a pass over whole rows."""
+    model, _ = tiny_captioner(
+        rnn_type=rnn_type, attention_type=attention_type, num_layers=2, dropout=0.0, word_dropout=0.0
+    )
+    labels = ids.clone()
+    labels[0, 4:] = labels[1, 2] = labels[2, :] = -100
+    gradients = []
+    for whole in (False, True):
+        model.train(not whole)
+        model.zero_grad()
+        output = model(photos, labels=labels)
+        loss = output.loss
+        if whole:  # the label smoothing of training
+            loss = F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+        loss.backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+        gradients[-1] |= {"loss": loss.detach(), "logits": output.logits[labels != -100].detach()}
+        if not whole:
+            assert not output.logits[labels == -100].any()
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_captions_of_one_photo_share_its_regions(tiny_captioner, photos, ids):
