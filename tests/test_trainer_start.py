@@ -82,13 +82,12 @@ def test_timm_weights_that_cannot_be_had_are_told_before_the_data_are_looked_at(
     weights = timm.create_model("test_resnet").state_dict()
     (tmp_path / "weights").mkdir()
     save_file(weights, tmp_path / "weights" / "model.safetensors")
-    environment = os.environ | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "ACCELERATE_USE_CPU": "true"}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("encoder_weights: timm\nmax_train_steps: 1\n")
 
     def train(home, data_dir):
         options = arguments(recipe=recipe, data_dir=data_dir, output_dir=tmp_path / "run")
-        offline = environment | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+        offline = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
         command = [sys.executable, "-m", "train", *options]
         return subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True, check=False, timeout=300)
 
@@ -104,8 +103,8 @@ def test_timm_weights_that_cannot_be_had_are_told_before_the_data_are_looked_at(
         hub.repository(name).create()
         hub.repository(name).add(tmp_path / "weights")
         download = "import timm; timm.create_model('test_resnet', pretrained=True)"
-        settings = environment | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
-        subprocess.run([sys.executable, "-c", download], env=settings, check=True, timeout=300)
+        environment = hub.environment(tmp_path / "home")
+        subprocess.run([sys.executable, "-c", download], env=environment, check=True, timeout=300)
     process = train(tmp_path / "home", drawn_set)
     assert process.returncode == 0, process.stderr
     trained = load_file(tmp_path / "run" / "model.safetensors")
