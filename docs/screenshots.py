@@ -16,7 +16,7 @@ from page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, EXAMPLES, SHIPPED, TIMEO
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=SHIPPED, help="captioner to use (default: the shipped one)")
-    parser.add_argument("--photo", default=EXAMPLES / "astronaut.jpg", help="photo to upload (default: %(default)s)")
+    parser.add_argument("--photo", default=EXAMPLES / "chelsea.jpg", help="photo to upload (default: %(default)s)")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
