@@ -12,6 +12,8 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
 from page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, EXAMPLES, SHIPPED, TIMEOUT, running_app, upload_photo  # noqa: E402
 
+from demo.opening import SHOWS, find_noun  # noqa: E402
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,7 +28,7 @@ def main():
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         for name, width, theme in (("page", 1280, "light"), ("page_dark", 1280, "dark"), ("phone", 360, "light")):
             page = open_caption(browser, address, options.photo, width, theme)
-            longest_word(page).hover()
+            word_to_show(page, Path(options.photo).stem).hover()
             page.screenshot(path=DOCS / f"{name}.png", full_page=True)
         page = open_caption(browser, address, options.photo, 1280, "light")
         page.get_by_role("tab", name="How it works").click()
@@ -44,10 +46,12 @@ def open_caption(browser, address, photo, width, theme):
     return page
 
 
-def longest_word(page):
-    """Long words are more likely to be nouns, whose attention maps have a clear peak."""
+def word_to_show(page, name):
+    """The noun that names an example, or else the longest word: the maps of nouns have a clear peak."""
     words = page.locator(".word > span").all_text_contents()
-    return page.locator(".word").nth(max(range(len(words)), key=lambda index: len(words[index])))
+    noun = find_noun(" ".join(words), SHOWS[name]) if name in SHOWS else None
+    longest = max(range(len(words)), key=lambda index: len(words[index]))
+    return page.locator(".word").nth(longest if noun is None else noun)
 
 
 if __name__ == "__main__":
