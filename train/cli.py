@@ -67,7 +67,7 @@ def main(arguments=None):
 def push_only(settings):
     """Publish an existing captioner. Raises `ValueError` if `settings.model` is not set."""
     if not settings.model:
-        raise ValueError("--push_only publishes an existing captioner; name it: --model FOLDER.")
+        raise ValueError("--push_only publishes an existing captioner; give --model FOLDER.")
     if PartialState().is_main_process:
         push(settings.model, settings)
 
@@ -81,7 +81,7 @@ def push(source, settings):
 def evaluate_only(settings):
     """Evaluate an existing captioner. Raises `ValueError` if `settings.model` is not set."""
     if not settings.model:
-        raise ValueError("--evaluate_only evaluates an existing captioner; name it: --model FOLDER.")
+        raise ValueError("--evaluate_only evaluates an existing captioner; give --model FOLDER.")
     accelerator = make_accelerator(settings, Path(settings.output_dir))
     evaluated = evaluate_captioner(accelerator, *load_captioner(settings.model), settings)
     if evaluated:
