@@ -65,7 +65,7 @@ def test_a_chosen_split_can_be_streamed(coco_set, learnt_captioner, drawn_photos
 
 def test_mistakes_are_one_sentence(coco_set, learnt_captioner, capsys):
     for options, named in (
-        (["--data_dir", str(coco_set)], "name it: --model"),
+        (["--data_dir", str(coco_set)], "give --model FOLDER"),
         (["--data_dir", str(coco_set), "--model", str(learnt_captioner), "--eval_split", "tset"], "eval_split='tset'"),
     ):
         with pytest.raises(SystemExit):
