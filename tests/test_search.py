@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SHIPPED
+from search_settings import SEARCH_SETTINGS
 from transformers.modeling_outputs import BaseModelOutput
 
 from captioning.loading import load_captioner
@@ -63,18 +64,7 @@ def assert_same_captions(model, regions, prompt, **settings):
 @pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"num_beams": 1},
-        {"num_beams": 3},
-        {"num_beams": 5, "length_penalty": 0.0},
-        {"num_beams": 4, "length_penalty": 2.0},
-        {"num_beams": 2, "length_penalty": -1.0},
-        {"num_beams": 3, "early_stopping": True},
-        {"num_beams": 3, "early_stopping": "never", "length_penalty": 1.5},
-        {"num_beams": 3, "min_new_tokens": 3},
-        {"num_beams": 1, "no_repeat_ngram_size": 1},
-        {"num_beams": 3, "no_repeat_ngram_size": 2, "suppress_tokens": [0, 1, 2, 5]},
-    ],
+    [*SEARCH_SETTINGS, {"num_beams": 3, "min_new_tokens": 3}],
     ids=str,
 )
 def test_every_setting(tiny_captioner, rnn_type, settings):

@@ -22,6 +22,7 @@ from page_fixtures import (
 )
 from photo_server import FileServer
 from PIL import Image, ImageOps
+from search_settings import SEARCH_SETTINGS
 
 from captioning.onnx_captioner import OnnxCaptioner
 from captioning.onnx_files import FILES
@@ -62,19 +63,7 @@ SEARCH = """async ({ table, mix, output, starts, prompts, settings }) => {
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"num_beams": 1},
-        {"num_beams": 3},
-        {"num_beams": 5, "length_penalty": 0.0},
-        {"num_beams": 4, "length_penalty": 2.0},
-        {"num_beams": 2, "length_penalty": -1.0},
-        {"num_beams": 3, "early_stopping": True},
-        {"num_beams": 3, "early_stopping": "never", "length_penalty": 1.5},
-        {"num_beams": 3, "min_new_tokens": 4},
-        {"num_beams": 2, "max_length": 9},
-        {"num_beams": 1, "no_repeat_ngram_size": 1},
-        {"num_beams": 3, "no_repeat_ngram_size": 2, "suppress_tokens": [0, 1, 2, 5]},
-    ],
+    [*SEARCH_SETTINGS, {"num_beams": 3, "min_new_tokens": 4}, {"num_beams": 2, "max_length": 9}],
     ids=str,
 )
 def test_search_equals_that_of_python(modules, settings):
