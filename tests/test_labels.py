@@ -49,6 +49,8 @@ def test_sentences_about_a_label_or_its_bare_name():
     assert sorted(sentences("caltech101/grand_piano")) == sorted(about)
     assert sentences("sea lion") == ["a sea lion"]
     assert bare_name("n02708093_anchor") == "an anchor"
+    throws = [f"A {age} pitcher throws a ball ." for age in ("young", "old", "tall", "left-handed", "famous")]
+    assert LabelSentences(throws)("n03950228_pitcher") == ["a pitcher"]
 
 
 @pytest.fixture

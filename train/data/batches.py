@@ -61,9 +61,10 @@ class CaptionedPhotos(TorchDataset):
 class LabelledPhotos(TorchDataset):
     """Captioned photos mixed with labelled photos, which are sampled for each epoch.
 
-    A label's name is sampled with a probability proportional to the square root of its number of sentences, whatever
-    its number of photos: a name that is common in text more often than a rare species. The captions of a labelled photo
-    are sentences that mention its label, also sampled for each epoch.
+    A label's name is sampled with a probability proportional to its number of sentences to the power of 3/4 (as words
+    are in "Distributed Representations of Words and Phrases", Mikolov et al. 2013), whatever its number of photos: a
+    name that is common in text more often than a rare species. The captions of a labelled photo are sentences that
+    mention its label, also sampled for each epoch.
 
     Args:
         captioned, labelled: [`CaptionedPhotos`]; the captions of `labelled` are all candidate sentences of the label.
@@ -80,7 +81,7 @@ class LabelledPhotos(TorchDataset):
             name = label_names(label)[0]
             self.rows_by_name.setdefault(name, []).append(row)
             sentence_counts[name] = len(labelled.captions[row])
-        self.weights = [sentence_counts[name] ** 0.5 for name in self.rows_by_name]
+        self.weights = [sentence_counts[name] ** 0.75 for name in self.rows_by_name]
         self.set_epoch(0)
 
     def set_epoch(self, epoch):

@@ -121,7 +121,8 @@ class LabelSentences:
 
     def __call__(self, label):
         """Return up to `MAX_SENTENCES` sentences for a label that has a name."""
-        sentences = next(filter(None, map(self._sentences_about, _full_names(label))), [])
+        names = [name for name in _full_names(label) if name not in TABLE["homonyms"]]
+        sentences = next(filter(None, map(self._sentences_about, names)), [])
         return sentences[:MAX_SENTENCES] if len(sentences) >= MIN_SENTENCES else [bare_name(label)]
 
     def _sentences_about(self, name):
