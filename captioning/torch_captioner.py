@@ -4,13 +4,10 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_captioner import explain
 
 from .loading import load_captioner
-
-CPU_ENCODER_BATCH_SIZE = 4  # larger batches use more memory and are no faster
 
 
 class TorchCaptioner:
@@ -82,11 +79,8 @@ def concatenate(parts):
 @torch.inference_mode()
 def generate_captions(model, processor, pixel_values, generation):
     """Generate captions for `pixel_values` (batch, 3, size, size). Returns them and their natural log-probabilities."""
-    encoder_batch_size = CPU_ENCODER_BATCH_SIZE if model.device.type == "cpu" else len(pixel_values)
-    parts = pixel_values.to(model.dtype).split(encoder_batch_size)
-    regions = torch.cat([model.get_encoder()(part.to(model.device))[0] for part in parts])
     output = model.generate(
-        encoder_outputs=BaseModelOutput(regions), return_dict_in_generate=True, output_logits=True, **generation
+        pixel_values.to(model.device), return_dict_in_generate=True, output_logits=True, **generation
     )
     log_probabilities = model.compute_transition_scores(
         output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True

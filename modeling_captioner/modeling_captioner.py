@@ -19,6 +19,8 @@ from .attention import ATTENTIONS
 from .configuration_captioner import CaptionerConfig
 from .inference import Linear, can_step, fold_batch_norms, refresh, step
 
+CPU_BATCH_SIZE = 4  # photos at once in inference; on CPUs, larger batches use more memory and are no faster
+
 
 class CaptionerEncoder(nn.Module):
     """Encodes a photo as regions: a timm network without its classifier, followed by a projection.
@@ -59,6 +61,11 @@ class CaptionerEncoder(nn.Module):
             )
         refresh(self)
         pixel_values = pixel_values.to(self.norm.weight.dtype)
+        whole = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        parts = [pixel_values] if whole or not pixel_values.is_cpu else pixel_values.split(CPU_BATCH_SIZE)
+        return torch.cat([self._features(part) for part in parts])
+
+    def _features(self, pixel_values):
         # Channels last is a third faster on CPUs, and preferred by tensor cores.
         maps = self.backbone.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
         if maps.ndim == 3:
