@@ -169,7 +169,7 @@ def refresh(network):
     """Drop the derived weights of `network` if any of its weights has changed since they were computed.
 
     A write through `.data`, as by PEFT's `merge_and_unload`, changes neither the address nor the version of a tensor,
-    so this compares contents. It takes 4 % of the time to caption one photo.
+    so this compares contents. It takes about 5 % of the time to caption one photo, and 1 % of a batch of 16.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
