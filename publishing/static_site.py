@@ -33,7 +33,10 @@ DEMO, WEB = ROOT / "demo", ROOT / "web"
 MODEL_FILES = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json")
 RUNTIME = "onnxruntime-web", "1.30.0"
 RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+RUNTIME_FILES = (
+    *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+)
 BILINEAR = 2  # the resampling of web/resize.js, as Pillow numbers it
 
 

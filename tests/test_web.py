@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, SHIPPED
 from page_fixtures import (
+    CHROMIUM,
+    CHROMIUM_ARGUMENTS,
     EXAMPLES,
     SIDE,
     TIMEOUT,
@@ -187,6 +189,58 @@ def visit(site, open_site):
 @pytest.fixture(scope="module")
 def reference():
     return OnnxCaptioner(SHIPPED)
+
+
+ENCODE = """async () => {
+    const [ort, { Captioner }, { createGpuSession, useGpuIfFaster }] = await Promise.all(
+        ["/onnxruntime/ort.wasm.min.mjs", "/captioner.js", "/gpu.js"].map((path) => import(path)));
+    ort.env.wasm.wasmPaths = `${location.origin}/onnxruntime/`;
+    const captioner = await Captioner.load(ort, `${location.origin}/model/`);
+    const pixels = { data: Uint8Array.from({ length: 4 * 40 * 30 }, (_, i) => (i * i) % 251), width: 40, height: 30 };
+    const encode = async () => [...(await captioner.encode(pixels)).regions.data];
+    const result = { adapter: Boolean(await navigator.gpu?.requestAdapter()), cpu: await encode() };
+    captioner.gpu = await createGpuSession(captioner.encoderUrl);
+    if (!captioner.gpu) return result;
+    result.gpu = await encode();
+    if (!captioner.gpu) throw new Error("the GPU failed");
+    captioner.gpu = { run: () => Promise.reject(new Error("device lost")) };
+    result.lost = await encode();
+    await useGpuIfFaster(captioner, pixels);
+    return { ...result, kept: Boolean(captioner.gpu) };
+}"""
+
+
+def test_encoding_on_a_gpu(browser, exported, tmp_path):
+    """SwiftShader, which imitates a GPU on the CPU: not used as it is; passed off as a real one, it gives the same
+    regions, the CPU takes over when it is lost, and it is not kept because it is slower.
+    """
+    skip_unless_site_builds()
+    build_site(tmp_path, exported)
+    arguments = [*CHROMIUM_ARGUMENTS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    chromium = browser.browser_type.launch(executable_path=CHROMIUM, args=arguments)
+    with FileServer(tmp_path) as server:
+        page = chromium.new_page()
+        page.set_default_timeout(TIMEOUT)
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(f"{server.address}/search.js")
+        result = page.evaluate(ENCODE)
+        if not result["adapter"]:
+            pytest.skip("this Chromium has no WebGPU")
+        assert "gpu" not in result
+        assert not any("webgpu" in url for url in requests)
+
+        script = (tmp_path / "gpu.js").read_text()
+        assert "adapter.info.isFallbackAdapter" in script
+        (tmp_path / "gpu.js").write_text(script.replace("adapter.info.isFallbackAdapter", "false"))
+        page.reload()
+        result = page.evaluate(ENCODE)
+    chromium.close()
+    assert any("webgpu" in url for url in requests)
+    assert np.std(result["cpu"]) > 0.1
+    np.testing.assert_allclose(result["gpu"], result["cpu"], atol=0.1 * np.std(result["cpu"]))
+    assert result["lost"] == result["cpu"]
+    assert not result["kept"]
 
 
 def choose_photo(page, photo):

@@ -9,8 +9,9 @@ export class Captioner {
   // Load the captioner in `folder`, a model repository with an ONNX export. `ort` is the module onnxruntime-web.
   static async load(ort, folder) {
     const json = async (name) => (await download(folder + name)).json();
+    const urlOf = (name) => `${folder}onnx/${name}_quantized.onnx`;
     const session = async (name) => {
-      const file = await (await download(`${folder}onnx/${name}_quantized.onnx`)).arrayBuffer();
+      const file = await (await download(urlOf(name))).arrayBuffer();
       return ort.InferenceSession.create(new Uint8Array(file));
     };
     const [config, generation, processor, tokenizer, encoder, decoder] = await Promise.all([
@@ -18,11 +19,14 @@ export class Captioner {
       session("encoder_model"),
       session("decoder_model_merged"),
     ]);
-    return new Captioner({ ort, config, generation, processor, tokenizer, encoder, decoder });
+    const encoderUrl = urlOf("encoder_model");
+    return new Captioner({ ort, config, generation, processor, tokenizer, encoder, encoderUrl, decoder });
   }
 
-  constructor({ ort, config, generation, processor, tokenizer, encoder, decoder }) {
-    Object.assign(this, { Tensor: ort.Tensor, config, images: processor.image_processor, encoder, decoder });
+  // `gpu` may become a session that runs the same encoder on the GPU; see gpu.js.
+  constructor({ ort, config, generation, processor, tokenizer, encoder, encoderUrl, decoder }) {
+    Object.assign(this, { Tensor: ort.Tensor, config, images: processor.image_processor, encoderUrl, decoder });
+    Object.assign(this, { encoder, gpu: null });
     this.settings = { eos_token_id: config.eos_token_id, ...generation };
     this.ends = [this.settings.eos_token_id].flat();
     this.ids = new Map(Object.entries(tokenizer.model.vocab));
@@ -41,8 +45,20 @@ export class Captioner {
         values[channel * side * side + i] = (pixels[4 * i + channel] * factor - mean[channel]) / std[channel];
       }
     }
-    const output = await this.encoder.run({ pixel_values: new this.Tensor("float32", values, [1, 3, side, side]) });
+    const output = await this.runEncoder({ pixel_values: new this.Tensor("float32", values, [1, 3, side, side]) });
     return { regions: output.last_hidden_state, states: this.rnns.map((name) => output[`present.${name}`]) };
+  }
+
+  async runEncoder(inputs) {
+    if (this.gpu) {
+      try {
+        return await this.gpu.run(inputs);
+      } catch (error) {
+        console.warn(error);
+        this.gpu = null; // lost, such as when a laptop wakes up
+      }
+    }
+    return this.encoder.run(inputs);
   }
 
   // Caption a photo. The caption begins with the words of `text`; `settings` override generation_config.json.

@@ -4,6 +4,7 @@
 
 import * as ort from "./onnxruntime/ort.wasm.min.mjs";
 import { Captioner } from "./captioner.js";
+import { useGpuIfFaster } from "./gpu.js";
 import { resize } from "./resize.js";
 
 const MAX_PIXELS = 8_000_000; // larger photos are drawn smaller, so that phones have enough memory
@@ -16,6 +17,7 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardw
 const loading = Captioner.load(ort, new URL("model/", self.location).href);
 let pixels; // of the current photo
 let photo; // the same, encoded
+let gpuTrial; // a promise
 
 const actions = {
   async load() {
@@ -50,7 +52,12 @@ self.onmessage = ({ data: { id, action, ...values } }) => {
     (result) => self.postMessage({ id, result }),
     (error) => self.postMessage({ id, error: String(error) }),
   );
+  if (values.bitmap) gpuTrial ??= last = last.then(tryGpu).catch(console.warn); // only once the first caption is there
 };
+
+async function tryGpu() {
+  await useGpuIfFaster(await loading, pixels);
+}
 
 // The pixels of a photo on a white ground, as in Python.
 function readPixels(bitmap) {
