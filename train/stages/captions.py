@@ -78,7 +78,8 @@ class Captions:
     def _add_labelled(self):
         settings = self.settings
         corpus = [caption for captions in self.datasets["train"].captions for caption in captions]
-        sentences = LabelSentences(read_captions(settings.captions_file) if settings.captions_file else corpus)
+        corpus = read_captions(settings.captions_file) if settings.captions_file else corpus
+        sentences = functools.cache(LabelSentences(corpus))  # many photos have the same label
         for split, photos in held_out_split(labelled_dataset(settings.labelled_photos), settings.seed).items():
             captioned = self.datasets[split]
             if split == "validation":
