@@ -316,11 +316,11 @@ def test_alternatives_and_beams(visit, reference):
 
 
 def test_covering_captions_the_photo_again(visit, reference):
-    choose_photo(visit.page, EXAMPLES / "coffee.jpg")
+    choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
     visit.page.locator(".word").nth(1).click()
     visit.page.locator("button.cover-word").click()
     visit.page.locator(".occluded:visible").wait_for()
-    photo = open_photo(EXAMPLES / "coffee.jpg")
+    photo = open_photo(EXAMPLES / "astronaut.jpg")
     weights = reference.explain(photo).words[1].map.ravel()
     order = np.argsort(-weights, kind="stable")
     needed = int(np.searchsorted(np.cumsum(weights[order]), 0.5)) + 1
