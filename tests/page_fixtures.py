@@ -189,7 +189,8 @@ def map_pixels(page):
 
 
 def brightest_region(pixels):
-    """(row, column) of the region with the most red, which increases with attention.
+    """(row, column) of the region with the most red and green, which increase with attention: red mostly in the lower part
+    of the colour scale, green in the upper one.
 
     Sampled near the regions' corners, because their centres may contain numbers.
     """
@@ -198,8 +199,8 @@ def brightest_region(pixels):
         ((np.arange(SIDE) + 0.15) / SIDE * height).astype(int),
         ((np.arange(SIDE) + 0.15) / SIDE * width).astype(int),
     )
-    red = pixels[rows][:, columns, 0]
-    return divmod(int(np.argmax(red)), SIDE)
+    brightness = pixels[rows][:, columns, :2].sum(axis=-1, dtype=int)
+    return divmod(int(np.argmax(brightness)), SIDE)
 
 
 def assert_no_serious_violations(axe, page, exclude=()):

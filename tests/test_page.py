@@ -67,7 +67,7 @@ def test_regions_show_the_grid_of_weights(open_page, captioner):
     words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "flower.jpg")).words
     for number, word in enumerate(words):
         page.locator(".word").nth(number).hover()
-        assert word.map[brightest_region(map_pixels(page))] > 0.9 * word.map.max(), word.text
+        assert word.map[brightest_region(map_pixels(page))] > 0.97 * word.map.max(), word.text
 
 
 @pytest.mark.parametrize(("widths", "zoom"), [((360, 1280), 3), ((1280, 360), 1), ((1600, 1000), 1.5)])

@@ -80,7 +80,7 @@ def test_picture_has_a_tile_with_the_map_of_each_word(open_page, pale, width, th
     for number, word in enumerate(words, start=1):
         left, top = GAP + number % 6 * (TILE + GAP), GAP + LINE + 2 * LABEL + number // 6 * (LABEL + tall + GAP)
         tile = pixels[top : top + tall, left : left + TILE]
-        assert word.map[brightest_region(tile[..., 1:])] > 0.9 * word.map.max(), word.text
+        assert word.map[brightest_region(tile[..., 1:2])] > 0.9 * word.map.max(), word.text
         label = pixels[top - LABEL + 4 : top - 2, left : left + TILE]
         assert (label.min(axis=(0, 2)) < 100).sum() > 20, word.text
     assert (pixels[:GAP, :] == 255).all()
@@ -102,7 +102,7 @@ def test_film_has_a_frame_for_each_word(open_page, pale, width, theme):
         frames.append(np.asarray(film.convert("RGB")).astype(int))
         times.append(film.info["duration"])
         assert frames[-1].shape[1] == 640
-        assert word.map[brightest_region(frames[-1][:tall, :, 1:])] > 0.9 * word.map.max(), word.text
+        assert word.map[brightest_region(frames[-1][:tall, :, 1:2])] > 0.9 * word.map.max(), word.text
     assert times == [900] * (len(times) - 1) + [2500]
     inked = [(frame[tall + 8 :].max(axis=2) < 90).sum() for frame in frames]
     assert inked == sorted(set(inked))  # the sentence grows

@@ -25,8 +25,8 @@ export class Captioner {
 
   // `gpu` may become a session that runs the same encoder on the GPU; see gpu.js.
   constructor({ ort, config, generation, processor, tokenizer, encoder, encoderUrl, decoder }) {
-    Object.assign(this, { Tensor: ort.Tensor, config, images: processor.image_processor, encoderUrl, decoder });
-    Object.assign(this, { encoder, gpu: null });
+    Object.assign(this, { Tensor: ort.Tensor, config, images: processor.image_processor });
+    Object.assign(this, { encoder, encoderUrl, decoder, gpu: null });
     this.settings = { eos_token_id: config.eos_token_id, ...generation };
     this.ends = [this.settings.eos_token_id].flat();
     this.ids = new Map(Object.entries(tokenizer.model.vocab));

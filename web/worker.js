@@ -17,7 +17,7 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardw
 const loading = Captioner.load(ort, new URL("model/", self.location).href);
 let pixels; // of the current photo
 let photo; // the same, encoded
-let gpuTrial; // a promise
+let gpuTried = false;
 
 const actions = {
   async load() {
@@ -52,12 +52,11 @@ self.onmessage = ({ data: { id, action, ...values } }) => {
     (result) => self.postMessage({ id, result }),
     (error) => self.postMessage({ id, error: String(error) }),
   );
-  if (values.bitmap) gpuTrial ??= last = last.then(tryGpu).catch(console.warn); // only once the first caption is there
+  if (values.bitmap && !gpuTried) { // only now, so that it does not delay the first caption
+    gpuTried = true;
+    last = last.then(async () => useGpuIfFaster(await loading, pixels)).catch(console.warn);
+  }
 };
-
-async function tryGpu() {
-  await useGpuIfFaster(await loading, pixels);
-}
 
 // The pixels of a photo on a white ground, as in Python.
 function readPixels(bitmap) {

@@ -77,8 +77,10 @@ class Captions:
 
     def _add_labelled(self):
         settings = self.settings
-        corpus = [caption for captions in self.datasets["train"].captions for caption in captions]
-        corpus = read_captions(settings.captions_file) if settings.captions_file else corpus
+        if settings.captions_file:
+            corpus = read_captions(settings.captions_file)
+        else:
+            corpus = itertools.chain.from_iterable(self.datasets["train"].captions)
         sentences = functools.cache(LabelSentences(corpus))  # many photos have the same label
         for split, photos in held_out_split(labelled_dataset(settings.labelled_photos), settings.seed).items():
             captioned = self.datasets[split]
