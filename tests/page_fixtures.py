@@ -189,8 +189,8 @@ def map_pixels(page):
 
 
 def brightest_region(pixels):
-    """(row, column) of the region with the most red and green, which increase with attention: red mostly in the lower part
-    of the colour scale, green in the upper one.
+    """(row, column) of the region with the most red and green, which increase with attention: red mostly in the lower
+    part of the colour scale, green in the upper one.
 
     Sampled near the regions' corners, because their centres may contain numbers.
     """
