@@ -45,11 +45,10 @@ def assert_equal_runs(one, other):
 def test_two_processes_or_batches_equal_one_batch_of_twice_the_size(uneven_set, tmp_path):
     """The loss is the mean over all words, although one process has more words than the other."""
     options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 3, "captions_per_photo": 2}
-    options |= {"per_device_eval_batch_size": 2}
+    options |= {"per_device_eval_batch_size": 2, "eval_steps": 9}
     run(resolve(arguments(output_dir=tmp_path / "one", **options, per_device_train_batch_size=4)))
     halves = options | {"per_device_train_batch_size": 2}
-    accumulated = arguments(output_dir=tmp_path / "accumulated", **halves, gradient_accumulation_steps=2)
-    assert launch(*accumulated).wait(600) == 0
+    run(resolve(arguments(output_dir=tmp_path / "accumulated", **halves, gradient_accumulation_steps=2)))
     assert launch(*arguments(output_dir=tmp_path / "two", **halves), processes=2).wait(600) == 0
     assert [row["step"] for row in history(tmp_path / "one") if "loss" in row] == list(range(1, 10))
     assert_equal_runs(tmp_path / "one", tmp_path / "accumulated")
@@ -84,6 +83,13 @@ def test_the_default_precision_is_that_of_accelerate_launch(tmp_path, monkeypatc
     """`accelerate launch --mixed_precision bf16` sets this variable."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert make_accelerator(resolve(options)[0], tmp_path).mixed_precision == expected
+
+
+@pytest.mark.parametrize(("instructions", "hinted"), [({"avx2": True}, True), ({"amx_bf16": True}, False)])
+def test_a_cpu_without_bfloat16_is_told(tmp_path, monkeypatch, capsys, fresh_accelerate, instructions, hinted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    make_accelerator(resolve(["--recipe", "flickr8k"])[0], tmp_path)
+    assert ("pass --mixed_precision no" in capsys.readouterr().err) == hinted
 
 
 def test_every_stage_runs_in_two_processes(drawn_set, tmp_path):

@@ -37,6 +37,7 @@ MODEL_OPTIONS = [
 ]
 TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]  # can be changed when loading a trained model
 PROCESS_TIMEOUT = timedelta(hours=12)  # processes wait for the main one, which may be checking all photos
+BF16_INSTRUCTIONS = ["avx512_bf16", "amx_bf16", "bf16"]  # of x86 and ARM, in `torch.cpu.get_capabilities`
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files need not be Unicode
 RESULTS = ["history.jsonl", "checkpoints"]  # in the output folder, of a run that has begun
 BEGINNING = """\
@@ -191,6 +192,11 @@ def make_accelerator(settings, folder):
     if accelerator.device.type == "cpu" and threads < cores:
         hint = f"pass --num_cpu_threads_per_process {cores} to `accelerate launch` to use all of them"
         accelerator.print(f"Each process uses {threads} of {cores} cores; {hint}.", file=sys.stderr)
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        capabilities = torch.cpu.get_capabilities()
+        if not any(capabilities.get(name) for name in BF16_INSTRUCTIONS):
+            hint = "pass --mixed_precision no, which is faster here"
+            accelerator.print(f"This CPU has no instructions for bfloat16; {hint}.", file=sys.stderr)
     return accelerator
 
 
