@@ -47,21 +47,21 @@ def draw(drawn, path):
     width = columns * (tile + gap) + gap
     height = sum(heading + count * (label + tall + gap) for count, tall in zip(rows, heights, strict=True)) + gap
     figure = Figure(figsize=(width, height), dpi=120)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)  # in inches
+    axes.axis("off")
     top = height
     for (name, photo, explanation), count, tall in zip(drawn, rows, heights, strict=True):
-        title = {"x": gap / width, "parse_math": False, "va": "top"}
-        figure.text(y=(top - 0.15) / height, s=explanation.caption, size=13, weight="bold", **title)
-        figure.text(y=(top - 0.45) / height, s=printable(name), size=8, color="grey", **title)
+        style = {"parse_math": False, "va": "top"}
+        axes.text(gap, top - 0.15, explanation.caption, size=13, weight="bold", **style)
+        axes.text(gap, top - 0.45, printable(name), size=8, color="grey", **style)
         top -= heading
         tiles = [(photo, "")]
         tiles += [(overlay_map(photo, word.map), f"{word.text}  {word.probability:.0%}") for word in explanation.words]
         for number, (picture, text) in enumerate(tiles):
             row, column = divmod(number, columns)
             left, bottom = gap + column * (tile + gap), top - (row + 1) * (label + tall + gap) + gap
-            axes = figure.add_axes((left / width, bottom / height, tile / width, tall / height))
-            axes.imshow(picture)
-            axes.set_title(text, size=9, pad=3, parse_math=False)
-            axes.axis("off")
+            axes.imshow(picture, extent=(left, left + tile, bottom, bottom + tall), aspect="auto")
+            axes.text(left + tile / 2, bottom + tall + 0.04, text, size=9, ha="center", parse_math=False)
         top -= count * (label + tall + gap)
     figure.savefig(path, bbox_inches="tight", pad_inches=gap)  # a long caption may extend beyond the right edge
 
