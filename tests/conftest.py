@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-# Before PyTorch is there: the tests run in two processes side by side, whose threads would wait for each other.
+# Before PyTorch is there: the tests run in several processes side by side, whose threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import datasets
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -18,6 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor  # noqa: E402
 from train.data.vocabulary import make_tokenizer  # noqa: E402
+
+# After each stream, `datasets` waits 5 s for threads of PyArrow, in case the program is about to exit.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 
 SHIPPED = ROOT / "modeling_captioner"
 SHARED = ROOT.parent / "shared"

@@ -135,10 +135,10 @@ def test_example_can_be_explored_until_there_is_an_own_photo(open_page, captione
     length = page.get_by_label("number input for Maximum length")
     length.fill("3")
     length.press("Enter")
-    page.wait_for_function("!document.querySelector('.prefix')")
     path, _, _ = caption_examples(captioner.model, captioner.processor)
     shorter = explain(captioner.model, captioner.processor, open_photo(path), max_new_tokens=3)
-    assert " ".join(caption_words(page)) == shorter.caption
+    words = "[...document.querySelectorAll('.word > span')].map((word) => word.textContent).join(' ')"
+    page.wait_for_function(f"caption => {words} === caption", arg=shorter.caption)
     assert page.locator("#photo").is_visible()
 
     page.locator(".word").first.focus()

@@ -340,7 +340,7 @@ def test_photos_are_uploaded_behind_a_prefix(proxied):
 
 
 def test_waiting_visitors_see_their_rank_or_that_the_queue_is_full(site, tmp_path):
-    photos = make_zip(**{f"{number}.jpg": COFFEE for number in range(300)})  # takes long enough for two more requests
+    photos = make_zip(**{f"{number}.jpg": COFFEE for number in range(120)})  # takes long enough for two more requests
     with running_app(SimpleNamespace(folder=site.model), tmp_path, "--queue_size", "1") as address:
         clients = [PageClient(address) for _ in range(3)]
         files = [[client.upload_photo("photos.zip", photos)] for client in clients]

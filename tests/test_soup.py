@@ -43,7 +43,8 @@ def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(drawn_set, tmp_path)
 
 
 def test_a_stage_that_begins_with_a_validation_ends_no_worse(drawn_set, tmp_path):
-    run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "good", learning_rate=0.01, num_train_epochs=20)))
+    options = {"learning_rate": 0.01, "num_train_epochs": 20, "eval_steps": 40}
+    run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "good", **options)))
     options = {"model": tmp_path / "good", "eval_on_start": "true", "learning_rate": 10, "num_train_epochs": 1}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "bad", **options)))
     scores = [row["score"] for row in history(tmp_path / "bad") if "score" in row]

@@ -80,7 +80,7 @@ def test_a_recipe_with_three_stages(drawn_set, tmp_path):
         {"stage": "self_critical", "num_train_epochs": 2, "learning_rate": 1e-4},
     ]
     recipe.write_text(yaml.safe_dump({"stages": stages}))
-    run(resolve(arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run", eval_steps=4)))
+    run(resolve(arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run", eval_steps=10)))
     rows = history(tmp_path / "run")
     score = {}
     for row in rows:
@@ -99,7 +99,8 @@ def test_a_recipe_with_three_stages(drawn_set, tmp_path):
 def test_self_critical_raises_the_reward(drawn_set, tmp_path):
     """Starting from a captioner that is sometimes right, CIDEr-D increases."""
     base = tmp_path / "base"
-    run(resolve(arguments(data_dir=drawn_set, output_dir=base, num_train_epochs=8, learning_rate=0.01)))
+    options = {"num_train_epochs": 8, "eval_steps": 16, "learning_rate": 0.01}
+    run(resolve(arguments(data_dir=drawn_set, output_dir=base, **options)))
     options = {"model": base, "stage": "self_critical", "learning_rate": 0.002, "lr_scheduler_type": "constant"}
     options |= {"eval_steps": 10}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "rl", num_train_epochs=15, **options)))
