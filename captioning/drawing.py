@@ -49,9 +49,9 @@ def draw(drawn, path):
     figure = Figure(figsize=(width, height), dpi=120)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)  # in inches
     axes.axis("off")
+    style = {"parse_math": False, "va": "top"}
     top = height
     for (name, photo, explanation), count, tall in zip(drawn, rows, heights, strict=True):
-        style = {"parse_math": False, "va": "top"}
         axes.text(gap, top - 0.15, explanation.caption, size=13, weight="bold", **style)
         axes.text(gap, top - 0.45, printable(name), size=8, color="grey", **style)
         top -= heading

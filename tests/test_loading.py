@@ -124,7 +124,6 @@ tell([answer["generated_text"] for answer in sum(answers, []) + several + bare])
     assert len(bare) == 2 + 2 * len(files)
 
 
-@pytest.mark.parametrize("repository", ["tiny"], indirect=True)
 def test_half_precision_is_stored_and_run_if_asked_for(fresh, repository, files):
     """Batch-norm statistics are stored in float32, because small variances underflow in half precision."""
     stored = load_file(repository / "model.safetensors")
@@ -150,7 +149,9 @@ tell({
     for dtype in ("torch.float16", "torch.bfloat16"):
         dtypes, half = told[dtype]
         assert dtypes == [dtype]
-        assert half == captions, "the tiny captioner is so certain that rounding changes no word"
+        assert len(half) == len(files)
+        if repository != SHIPPED:  # the tiny captioner is so certain that rounding changes no word
+            assert half == captions
 
 
 @pytest.mark.parametrize("repository", ["tiny"], indirect=True)

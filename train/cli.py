@@ -188,16 +188,21 @@ def make_accelerator(settings, folder):
     )
     if settings.report_to:
         accelerator.init_trackers("captioner")
+    if accelerator.device.type == "cpu":
+        print_cpu_hints(accelerator)
+    return accelerator
+
+
+def print_cpu_hints(accelerator):
+    """Print which options would speed up training on this CPU."""
     threads, cores = torch.get_num_threads(), os.cpu_count() // accelerator.num_processes
-    if accelerator.device.type == "cpu" and threads < cores:
+    if threads < cores:
         hint = f"pass --num_cpu_threads_per_process {cores} to `accelerate launch` to use all of them"
         accelerator.print(f"Each process uses {threads} of {cores} cores; {hint}.", file=sys.stderr)
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        capabilities = torch.cpu.get_capabilities()
-        if not any(capabilities.get(name) for name in BF16_INSTRUCTIONS):
-            hint = "pass --mixed_precision no, which is faster here"
-            accelerator.print(f"This CPU has no instructions for bfloat16; {hint}.", file=sys.stderr)
-    return accelerator
+    capabilities = torch.cpu.get_capabilities()
+    if accelerator.mixed_precision == "bf16" and not any(map(capabilities.get, BF16_INSTRUCTIONS)):
+        hint = "pass --mixed_precision no, which is faster here"
+        accelerator.print(f"This CPU has no instructions for bfloat16; {hint}.", file=sys.stderr)
 
 
 def load_captioner(source, **options):

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 
 
 @pytest.mark.parametrize(
-    ("script", "options"), [("photos.py", ["--first", "30", "--files", "300"]), ("entry_points.py", ["--files", "8"])]
+    ("script", "options"), [("photos.py", ["--first", "30", "--files", "300"]), ("entry_points.py", ["--files", "12"])]
 )
 def test_mutated_files_end_in_a_picture_or_a_sentence(script, options):
     done = subprocess.run([sys.executable, FOLDER / script, *options], capture_output=True, text=True, check=False)
