@@ -5,9 +5,9 @@ import signal
 import sys
 import warnings
 
+from captioning.command_line.run import run
 from captioning.errors import print_error
 from captioning.loading import SHIPPED
-from captioning.run import run
 
 
 def main(arguments=None):

@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from captioning.loading import SHIPPED
-from captioning.pipeline import caption_photos
 from captioning.torch_captioner import TorchCaptioner
 from train.data import held_out_split, label_names, labelled_dataset, mentions, photo_of
 
@@ -30,12 +29,11 @@ def main():
     names = [label_names(label) for label in photos["label"]]
     print(f"{len(photos)} photos, {len(set(photos['label']))} labels")
     for source in options.model or [str(SHIPPED)]:
-        rows = ((row, row) for row in range(len(photos)))
-        failed = []
-        batches = caption_photos(
-            TorchCaptioner(source), rows, lambda row: photo_of(photos[row]), options.batch_size, failed
-        )
-        named = {row: mentions(caption, names[row]) for batch in batches for row, caption, _ in batch}
+        captioner, named = TorchCaptioner(source), {}
+        for start in range(0, len(photos), options.batch_size):
+            rows = range(start, min(start + options.batch_size, len(photos)))
+            captions = captioner.caption([captioner.preprocess(photo_of(photos[row])) for row in rows])
+            named |= {row: mentions(caption, names[row]) for row, (caption, _) in zip(rows, captions, strict=True)}
         labels = Counter(names[row][0] for row, is_named in named.items() if is_named)
         print(f"{source}: names {sum(named.values()) / len(named):.1%} of the photos, {len(labels)} different things")
 

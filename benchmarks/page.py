@@ -40,7 +40,7 @@ from page_fixtures import (  # noqa: E402
 from photo_server import FileServer  # noqa: E402
 
 from captioning.loading import load_captioner  # noqa: E402
-from demo.predict import MAX_DISPLAY_SIDE, explanation_to_dict, photo_to_data_url  # noqa: E402
+from demo.predict import MAX_DISPLAY_SIDE, photo_to_data_url  # noqa: E402
 from modeling_captioner import explain, open_photo  # noqa: E402
 from publishing.static_site import build_site  # noqa: E402
 
@@ -189,7 +189,7 @@ def time_server(photo, repeats):
         times.append(time.perf_counter())
         explanation = explain(model, processor, opened)
         times.append(time.perf_counter())
-        answer = json.dumps(explanation_to_dict(explanation) | {"photo": photo_to_data_url(opened)})
+        answer = json.dumps(explanation.to_dict() | {"photo": photo_to_data_url(opened)})
         times.append(time.perf_counter())
         rows.append([1000 * (after - before) for before, after in pairwise(times)])
     names = ("opening the photo", "model: preprocessing", "model: encoder", "model: total")

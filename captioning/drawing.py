@@ -1,41 +1,13 @@
-"""Drawing attention maps over photos, for `caption.py --attention`."""
-
-from pathlib import Path
+"""Drawing attention maps over photos, for `caption.py --attention` and the trainer's examples: `draw`."""
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from modeling_captioner import PhotoError
+from .errors import printable
 
-from .outputs import check_folder, printable
-
-MAX_DRAWN = 30  # photos; a taller figure is hard to open
 # Overlay color (red, green, blue, alpha) by attention strength: unattended regions darken, attended ones glow.
 COLORMAP = {0: (8, 10, 40, 0.62), 0.35: (90, 20, 110, 0.46), 0.65: (235, 90, 40, 0.46), 1: (255, 228, 90, 0.52)}
-
-
-def caption_with_maps(captioner, photos, read, failed, drawn):
-    """Like `caption_photos`, one photo at a time; appends (name, thumbnail, explanation) to `drawn`."""
-    for name, source in photos:
-        try:
-            photo = read(source)
-        except PhotoError as error:
-            failed.append((name, error))
-            continue
-        explanation = captioner.explain(photo)
-        photo.thumbnail((512, 512))
-        drawn.append((name, photo, explanation))
-        yield [(name, explanation.caption, explanation.log_probability)]
-
-
-def check_drawing(path, photos):
-    """Check `--attention` before captioning, so that a mistake is reported at once. Raises `ValueError`."""
-    if Path(path).suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
-        raise ValueError(f"--attention {path}: the file name must end with .png, .jpg, .pdf or .svg.")
-    check_folder(Path(path).parent, f"--attention {path}")
-    if photos > MAX_DRAWN:
-        raise ValueError(f"--attention draws at most {MAX_DRAWN} photos, but {photos} were given; pass fewer.")
 
 
 def draw(drawn, path):

@@ -3,7 +3,11 @@
 import re
 import sys
 
-from .outputs import printable
+
+def printable(text):
+    """Escape line breaks, tabs and other control characters in `text`."""
+    control = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # the last range are bytes that are not UTF-8
+    return re.sub(control, lambda character: character[0].encode("unicode_escape").decode(), text)
 
 
 def print_error(error):

@@ -6,7 +6,7 @@ import gradio as gr
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
-from demo.predict import MAX_DISPLAY_SIDE, check_text, explanation_to_dict
+from demo.predict import MAX_DISPLAY_SIDE, check_text
 from demo.uploads import open_upload
 
 
@@ -61,7 +61,7 @@ def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options)
             raise gr.Error("photo is missing; upload one.")
         kwargs = generation_kwargs(num_beams, max_new_tokens, temperature, top_p)
         opened = open_upload(photo, side=MAX_DISPLAY_SIDE)
-        return explanation_to_dict(explain(opened, text=check_text(text), **kwargs))
+        return explain(opened, text=check_text(text), **kwargs).to_dict()
 
     text = gr.Textbox("", label="text", visible=False)
     output = Api(None, python_type_to_json_schema(Caption), "caption")

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from demo.predict import MAX_DISPLAY_SIDE, explanation_to_dict, photo_to_data_url
+from demo.predict import MAX_DISPLAY_SIDE, photo_to_data_url
 from modeling_captioner import explain_photos, open_photo
 
 FOLDER = Path(__file__).parent / "examples"
@@ -29,7 +29,7 @@ def caption_examples(model, processor):
     ]
     wrong = [name for name, index in zip(SHOWS, nouns, strict=True) if index is None]
     first = next((number for number, index in enumerate(nouns) if index is not None), 0)
-    answer = explanation_to_dict(explanations[first]) | {
+    answer = explanations[first].to_dict() | {
         "photo": photo_to_data_url(photos[first]),
         "opening": True,
         "resting": nouns[first],

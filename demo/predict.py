@@ -29,7 +29,7 @@ def caption_upload(explain, path, language, **generation_kwargs):
         photo = open_photo(path, side=MAX_DISPLAY_SIDE)
     except PhotoError as error:
         return {"message": error_message(error, path, language)}
-    return explanation_to_dict(explain(photo, **generation_kwargs)) | {"photo": photo_to_data_url(photo)}
+    return explain(photo, **generation_kwargs).to_dict() | {"photo": photo_to_data_url(photo)}
 
 
 def apply_mask(photo, mask):
@@ -40,24 +40,6 @@ def apply_mask(photo, mask):
     cells = (np.frombuffer(mask.encode(), np.uint8) == ord("1")).reshape(MASK_SIDE, MASK_SIDE)
     image = Image.fromarray(cells.astype(np.uint8) * 255).resize(photo.size, Image.Resampling.BILINEAR)
     return Image.composite(Image.new("RGB", photo.size, MASK_COLOUR), photo, image)
-
-
-def explanation_to_dict(explanation):
-    """Convert an `Explanation` to a dictionary for JSON. Maps are lists of rows."""
-    return {
-        "caption": explanation.caption,
-        "log_probability": explanation.log_probability,
-        "words": [
-            {
-                "text": word.text,
-                "probability": word.probability,
-                "map": np.round(word.map.astype(float), 5).tolist(),
-                "alternatives": [{"word": other, "probability": share} for other, share in word.alternatives],
-            }
-            for word in explanation.words
-        ],
-        "beams": [{"caption": caption, "log_probability": score} for caption, score in explanation.beams],
-    }
 
 
 def photo_to_data_url(photo):

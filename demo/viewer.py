@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from demo.i18n import TEXTS, get_language
-from demo.predict import MASK_SIDE, MAX_DISPLAY_SIDE, apply_mask, caption_upload, check_text, explanation_to_dict
+from demo.predict import MASK_SIDE, MAX_DISPLAY_SIDE, apply_mask, caption_upload, check_text
 from demo.uploads import check_upload, open_upload
 from modeling_captioner import explain_caption
 
@@ -87,7 +87,7 @@ def add_viewer_events(get_captioner, panel, photo, viewer, settings, opening=Non
     def caption_masked(request: gr.Request, event: gr.EventData, path, *values):
         captioner, kwargs = get_captioner(*values)
         photo = apply_mask(open_upload(path or opening, get_language(request), side=MAX_DISPLAY_SIDE), event.mask)
-        result = explanation_to_dict(captioner.explain(photo, **kwargs))
+        result = captioner.explain(photo, **kwargs).to_dict()
         first_caption = explain_caption(captioner.model, captioner.processor, photo, check_text(event.caption))
         probabilities = [word.probability for word in first_caption.words]
         return gr.HTML(occlusion=result | {"probabilities": probabilities, "request_id": event.request_id})

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,23 @@ class Explanation:
     log_probability: float
     words: list[Word]
     beams: list[tuple[str, float]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The explanation as a dictionary for JSON; maps are lists of rows, rounded to 5 digits."""
+        return {
+            "caption": self.caption,
+            "log_probability": self.log_probability,
+            "words": [
+                {
+                    "text": word.text,
+                    "probability": word.probability,
+                    "map": np.round(word.map.astype(float), 5).tolist(),
+                    "alternatives": [{"word": other, "probability": share} for other, share in word.alternatives],
+                }
+                for word in self.words
+            ],
+            "beams": [{"caption": caption, "log_probability": score} for caption, score in self.beams],
+        }
 
 
 def split_at(text, offsets):

@@ -38,8 +38,9 @@ class EndpointHandler:
                 `return_attention`.
 
         Returns one dict per photo with `generated_text` and `score` (the caption's natural log-probability). With
-        `return_attention` it also has `words`, each with `text`, `probability` and `map` (rows of weights that sum to
-        1). Raises `ValueError` with one sentence for an invalid request; of several invalid photos it names the first.
+        `return_attention` it also has the `words` of `Explanation.to_dict`: each with `text`, `probability`, `map`
+        (rows that sum to 1) and `alternatives`. Raises `ValueError` with one sentence for an invalid request; of
+        several invalid photos it names the first.
         """
         photos = self._photos(data)
         text, attention, generation = self._parameters(data)
@@ -49,7 +50,6 @@ class EndpointHandler:
                 self.processor,
                 photos,
                 text=text,
-                alternatives=1,
                 **{"num_return_sequences": 1} | generation,
             )
         except (
@@ -106,9 +106,6 @@ def _decode_base64(string, number):
 
 
 def _format_answer(explanation, attention):
-    answer = {"generated_text": explanation.caption, "score": explanation.log_probability}
-    if attention:
-        answer["words"] = [
-            {"text": word.text, "probability": word.probability, "map": word.map.tolist()} for word in explanation.words
-        ]
-    return answer
+    explained = explanation.to_dict()
+    answer = {"generated_text": explained["caption"], "score": explained["log_probability"]}
+    return answer | {"words": explained["words"]} if attention else answer

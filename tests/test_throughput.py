@@ -15,7 +15,7 @@ from datasets import load_dataset
 from PIL import Image, ImageChops, ImageStat
 
 from caption import main
-from captioning.outputs import CaptionFile
+from captioning.command_line.outputs import CaptionFile
 from modeling_captioner import open_photo
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from captioning.outputs import image_id
+from captioning.coco import image_id
 
 from .loop import evaluate, explain_worker_errors
 from .metrics import caption_metrics, java_metrics

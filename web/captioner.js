@@ -62,7 +62,7 @@ export class Captioner {
   }
 
   // Caption a photo. The caption begins with the words of `text`; `settings` override generation_config.json.
-  // Returns the dictionary of `explanation_to_dict` in demo/predict.py; maps are in row-major order.
+  // Returns the dictionary of `Explanation.to_dict` in modeling_captioner/explanation.py; maps are in row-major order.
   async caption(photo, text, settings) {
     const prompt = [this.config.decoder_start_token_id, ...this.encodeText(text)];
     const states = photo.states.map(splitRows);

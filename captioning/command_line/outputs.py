@@ -11,22 +11,17 @@ import glob
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .saving import writing
+from captioning.coco import image_id
+from captioning.errors import printable
+from captioning.saving import writing
 
 REMEDY = "free disk space, then use --resume."
-
-
-def printable(text):
-    """Escape line breaks, tabs and other control characters in `text`."""
-    control = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"  # the last range are bytes that are not UTF-8
-    return re.sub(control, lambda character: character[0].encode("unicode_escape").decode(), text)
 
 
 @dataclass(frozen=True)
@@ -51,12 +46,6 @@ def csv_line(*values):
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
-
-
-def image_id(photo):
-    """The COCO image id if the file is named by it (COCO_val2014_000000000042.jpg, 42.jpg), else the file name."""
-    number = re.fullmatch(r"(?:COCO_\w+_)?(\d+)", Path(photo).stem)
-    return int(number[1]) if number else Path(photo).name
 
 
 FORMATS = {

@@ -4,8 +4,9 @@ import functools
 import itertools
 import sys
 
-from .engine import load_engine
-from .errors import print_error
+from captioning.engine import load_engine
+from captioning.errors import print_error
+
 from .outputs import CaptionFile, StandardOutput, TextFiles, without_repetitions
 from .pipeline import caption_photos
 from .processes import broadcast_from_main, gather_results, init_processes
@@ -26,7 +27,9 @@ def run(options):
     own = itertools.islice(photos, process, None, processes)
     failed, drawn = [], []
     if options.attention:
-        from .drawing import caption_with_maps, draw
+        from captioning.drawing import draw
+
+        from .attention import caption_with_maps
 
         captions = caption_with_maps(captioner, own, read, failed, drawn)
     else:
@@ -65,12 +68,12 @@ def list_files(options, output, process, processes):
     Returns pairs of a name and a source, their number, a function from a name to its position in the output, and the
     function that opens a source.
     """
-    from .sources import find_photos, read_file
+    from captioning.sources import find_photos, read_file
 
     def find():
         paths = find_photos(options.photos, options.list, options.recursive)
         if options.attention:
-            from .drawing import check_drawing
+            from .attention import check_drawing
 
             check_drawing(options.attention, len(paths))
         if options.output or options.txt:
@@ -85,7 +88,7 @@ def list_files(options, output, process, processes):
 
 def list_rows(options, output, process, processes):
     """Like `list_files`, for the rows of a dataset."""
-    from .sources import read_row, stream_dataset
+    from captioning.sources import read_row, stream_dataset
 
     rows, total = stream_dataset(options.dataset_name, options.dataset_config_name, options.split, options.image_column)
     done = broadcast_from_main(lambda: output.begin([], options.resume), process, processes)
