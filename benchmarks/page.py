@@ -1,7 +1,7 @@
 """Response time of the page: its first map, the first caption, and captions of 12-megapixel photos.
 
-    python benchmarks/page.py
-    python benchmarks/page.py --static
+    python -m benchmarks.page
+    python -m benchmarks.page --static
 
 Headless Chromium opens a running `app.py`, uploads a photo, and then repeatedly drops photos of 4000 x 3000 pixels.
 Times run from opening the page until the first map of the example is drawn, and until the first word of the uploaded
@@ -14,7 +14,6 @@ plain file server on the same machine.
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -25,9 +24,12 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from page_fixtures import (  # noqa: E402
+from captioning.loading import load_captioner
+from demo.predict import MAX_DISPLAY_SIDE, photo_to_data_url
+from modeling_captioner import explain, open_photo
+from publishing.static_site import build_site
+from tests.helpers.page_fixtures import (
     CHROMIUM,
     CHROMIUM_ARGUMENTS,
     EXAMPLES,
@@ -37,12 +39,7 @@ from page_fixtures import (  # noqa: E402
     running_app,
     upload_photo,
 )
-from photo_server import FileServer  # noqa: E402
-
-from captioning.loading import load_captioner  # noqa: E402
-from demo.predict import MAX_DISPLAY_SIDE, photo_to_data_url  # noqa: E402
-from modeling_captioner import explain, open_photo  # noqa: E402
-from publishing.static_site import build_site  # noqa: E402
+from tests.helpers.photo_server import FileServer
 
 LARGE = (4000, 3000)
 # Drops the file; returns the milliseconds for the upload, until the response, for rendering, and in total.

@@ -1,7 +1,6 @@
-"""Retake the README's screenshots of the page: `python docs/screenshots.py [--model FOLDER]`."""
+"""Retake the README's screenshots of the page: `python -m docs.screenshots [--model FOLDER]`."""
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +8,16 @@ from types import SimpleNamespace
 from playwright.sync_api import sync_playwright
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
-from page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, EXAMPLES, SHIPPED, TIMEOUT, running_app, upload_photo  # noqa: E402
-
 from demo.opening import SHOWS, find_noun  # noqa: E402
+from tests.helpers.page_fixtures import (  # noqa: E402
+    CHROMIUM,
+    CHROMIUM_ARGUMENTS,
+    EXAMPLES,
+    SHIPPED,
+    TIMEOUT,
+    running_app,
+    upload_photo,
+)
 
 
 def main():

@@ -1,0 +1,284 @@
+"""Teaching a copy of the captioner from the corrections: in a browser, by direct requests, and what ends a training."""
+
+import contextlib
+import hashlib
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from captioning.loading import load_captioner
+from demo.corrections import save_correction
+from demo.teaching import Teacher, TeachingError, unknown_words
+from modeling_captioner import explain, open_photo
+from tests.helpers.page_client import SETTINGS, PageClient
+from tests.helpers.page_fixtures import (
+    EXAMPLES,
+    TIMEOUT,
+    assert_no_serious_violations,
+    caption_words,
+    needs_browser,
+    running_app,
+    upload_photo,
+)
+
+TIGER = "a tiger is looking at the camera"
+BEAMS = [3, 20, 0, 1]  # the settings of the page
+
+
+def checksums(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(folder).iterdir() if path.is_file()
+    }
+
+
+def crop(left, top, right, bottom):
+    photo = open_photo(EXAMPLES / "chelsea.jpg")
+    width, height = photo.size
+    return photo.crop([round(left * width), round(top * height), round(right * width), round(bottom * height)])
+
+
+def trainers(corrections):
+    """The process ids of the trainers that learn from this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # has ended in the meantime
+            continue
+        if str(corrections).encode() in command and b"--max_train_steps" in command:
+            found.append(int(process.name))
+    return found
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + TIMEOUT / 1000
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def open_teaching(browser):
+    """Open a page and its panel for teaching."""
+    contexts = []
+
+    def open_(address, **options):
+        contexts.append(browser.new_context(reduced_motion="reduce", **options))
+        contexts[-1].set_default_timeout(TIMEOUT)
+        page = contexts[-1].new_page()
+        page.goto(address)
+        page.locator("#photo").wait_for()
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def axe():
+    return pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+
+
+@pytest.fixture(scope="module")
+def site(learnt_captioner, tmp_path_factory):
+    """A page with a tiny captioner and a folder for corrections."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--corrections", str(folder / "corrections")]
+    with running_app(SimpleNamespace(folder=learnt_captioner), folder, *options) as address:
+        yield SimpleNamespace(address=address, corrections=folder / "corrections")
+
+
+@pytest.fixture
+def school(site, drawn_photos):
+    """The page with three corrections that contradict its captioner."""
+    save_corrections(site.corrections, drawn_photos)
+    return site
+
+
+def save_corrections(folder, drawn_photos):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for photo, _ in drawn_photos[:3]:
+        save_correction(folder, photo.copy(), "a square on a red ground")
+
+
+@needs_browser
+def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, captioner, axe, tmp_path):
+    """The copy learns, is kept, answers, and is thrown away; the served captioner's files are what they were."""
+    if captioner.processor.tokenizer.convert_tokens_to_ids("tiger") == captioner.processor.tokenizer.unk_token_id:
+        pytest.skip("needs the shipped weights")
+    folder = tmp_path / "corrections"
+    folder.mkdir()
+    for box in ((0, 0, 0.9, 1), (0.1, 0, 1, 1), (0.05, 0.05, 0.95, 1)):
+        save_correction(folder, crop(*box), TIGER)
+    crop(0.06, 0, 1, 0.95).save(tmp_path / "fourth.jpg")
+    before = checksums(captioner.folder)
+    with running_app(captioner, tmp_path, "--corrections", str(folder)) as address:
+        page = open_teaching(address)
+        upload_photo(page, tmp_path / "fourth.jpg")
+        first = " ".join(caption_words(page))
+        assert "tiger" not in first
+        page.get_by_text("Teach the model").click()
+        page.locator("#teach").click()
+        page.locator("#teach_status progress").wait_for()
+        page.locator("#teach_status svg[role=img]").wait_for()
+        assert not page.locator("#teach").is_enabled()
+        page.locator("#teach_status .teach_after").wait_for()
+        assert page.locator("#teach_status .teach_before").text_content() == first
+        assert page.locator("#teach_status .teach_after").text_content() == TIGER
+        assert_no_serious_violations(axe, page)
+        page.locator("#teach_keep").click()
+        page.locator("#teach_answer").get_by_text("The copy is kept in").wait_for()
+        (kept,) = tmp_path.glob("corrections-taught/*")
+        assert str(kept) in page.locator("#teach_answer").text_content()
+        model, processor = load_captioner(str(kept), "cpu", "float32")
+        assert explain(model, processor, open_photo(tmp_path / "fourth.jpg")).caption == TIGER
+
+        other = PageClient(address)  # another visitor
+        photo = other.upload_photo("fourth.jpg", (tmp_path / "fourth.jpg").read_bytes())
+        assert other.caption(photo, *BEAMS)[1]["caption"] != TIGER
+        page.locator("#teach_serve").click()
+        page.locator("#teach_answer").get_by_text("From now on").wait_for()
+        assert other.caption(photo, *BEAMS)[1]["caption"] == TIGER
+        page.locator("#teach_discard").click()
+        page.locator("#teach_answer").get_by_text("Thrown away.", exact=True).wait_for()
+        assert other.caption(photo, *BEAMS)[1]["caption"] != TIGER
+        page.locator("#teach_keep").wait_for(state="hidden")
+
+        messages = other.stream("teach", "click", None, *SETTINGS)
+        next(message for message in messages if message.get("msg") == "process_generating")
+        assert len(trainers(folder)) == 1
+    assert trainers(folder) == []  # the server has ended its training
+    assert checksums(captioner.folder) == before
+    assert (kept / "model.safetensors").exists()
+
+
+@needs_browser
+@pytest.mark.parametrize("end", ["stop", "close"])
+def test_a_stopped_training_leaves_nothing_running(open_teaching, school, axe, end):
+    page = open_teaching(school.address, viewport={"width": 360, "height": 800}, locale="vi-VN")
+    page.get_by_text("Dạy mô hình").click()
+    page.locator("#teach").focus()
+    page.keyboard.press("Enter")
+    page.locator("#teach_stop").wait_for()
+    wait_until(lambda: trainers(school.corrections))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+    second = PageClient(school.address)  # only one at a time
+    assert "already running" in str(second.trigger("teach", "click", None, *SETTINGS))
+    assert len(trainers(school.corrections)) == 1
+    if end == "stop":
+        assert_no_serious_violations(axe, page)
+    assert "no copy of yours" in str(second.trigger("teach_serve", "click"))
+    if end == "stop":
+        page.locator("#teach_stop").focus()
+        page.keyboard.press("Enter")
+        page.locator("#teach_status").get_by_text("Đã dừng").wait_for()
+        assert page.locator("#teach").is_enabled()
+    else:
+        page.close()
+    wait_until(lambda: not trainers(school.corrections))
+
+
+def test_a_failed_training_is_one_sentence(school):
+    (school.corrections / "metadata.jsonl").write_text('{"file_name": "lost.jpg", "captions": ["a lost photo"]}\n' * 3)
+    answer = str(PageClient(school.address).trigger("teach", "click", None, *SETTINGS))
+    assert "The training has failed" in answer
+    assert "lost.jpg" in answer
+    assert "Traceback" not in answer
+    assert trainers(school.corrections) == []
+
+
+def test_a_killed_training_and_its_copy_are_gone(drawn_photos, learnt_captioner, tmp_path):
+    save_corrections(tmp_path / "corrections", drawn_photos)
+    script = "import os, sys; os.mkdir(sys.argv[1]); os.kill(os.getpid(), 9)"
+
+    def command(model, corrections, folder, steps):
+        return [sys.executable, "-c", script, str(folder)]
+
+    teacher = Teacher(learnt_captioner, tmp_path / "corrections", command)
+    teacher.start("visitor")
+    copy = teacher.copy
+    assert list(teacher.progress()) == []
+    with pytest.raises(TeachingError, match="teach_killed") as error:
+        teacher.finish()
+    assert error.value.values == {"status": -9}
+    assert not copy.exists()
+    teacher.close()
+    assert not teacher.folder.exists()
+
+
+def test_copies_are_served_kept_and_deleted(drawn_photos, learnt_captioner, tmp_path):
+    """Throwing away a copy leaves what answers now; the copy that answers outlives its visitor's page."""
+    save_corrections(tmp_path / "corrections", drawn_photos)
+    script = "import shutil, sys; shutil.copytree(*sys.argv[1:])"
+
+    def command(model, corrections, folder, steps):
+        return [sys.executable, "-c", script, str(model), str(folder)]
+
+    with contextlib.closing(Teacher(learnt_captioner, tmp_path / "corrections", command)) as teacher:
+
+        def learn():
+            teacher.start("visitor")
+            list(teacher.progress())
+            teacher.finish()
+            return teacher.copy
+
+        first = learn()
+        assert teacher.serve() is teacher.model
+        second = learn()
+        assert first.exists()
+        assert teacher.discard() is False  # the first copy still answers, and can be decided about again
+        assert (teacher.copy, teacher.served, second.exists()) == (first, first, False)
+        third = learn()
+        teacher.leave("someone else")
+        assert third.exists()
+        teacher.leave("visitor")
+        assert not third.exists()
+        assert teacher.keep().parent == tmp_path / "corrections-taught"
+        assert teacher.keep() == teacher.keep()
+        assert teacher.discard() is True
+        assert (teacher.served, teacher.model, first.exists()) == (learnt_captioner, None, False)
+        learn()
+        (tmp_path / "corrections-taught").rename(tmp_path / "elsewhere")
+        (tmp_path / "corrections-taught").write_text("a file where the folder should be")
+        with pytest.raises(OSError, match="exists"):
+            teacher.keep()
+    assert not teacher.folder.exists()
+    assert (learnt_captioner / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("public", ["host", "root path"])
+def test_a_public_page_offers_no_teaching(learnt_captioner, tmp_path, monkeypatch, public):
+    options = ["--corrections", str(tmp_path / "corrections")]
+    if public == "host":
+        options += ["--host", "0.0.0.0"]
+    else:  # a proxy is in front of it
+        monkeypatch.setenv("GRADIO_ROOT_PATH", "/captioner")
+    with running_app(SimpleNamespace(folder=learnt_captioner), tmp_path, *options) as address:
+        config = PageClient(address).http.get("config").json()
+    names = {component["props"].get("elem_id") or "" for component in config["components"]}
+    assert "save_correction" in names
+    assert not any(name.startswith("teach") for name in names)
+    assert not any(target[1] == "unload" for event in config["dependencies"] for target in event["targets"])
+
+
+def test_requests_through_a_proxy_cannot_teach(school):
+    client = PageClient(school.address)
+    client.http.headers["X-Forwarded-For"] = "203.0.113.7"
+    others = ["teach_stop", "teach_keep", "teach_serve", "teach_discard"]
+    events = {"teach": [None, *SETTINGS]} | {name: [] for name in others}
+    for button, data in events.items():
+        assert "through a proxy" in str(client.trigger(button, "click", *data))
+    assert trainers(school.corrections) == []
+
+
+def test_words_that_cannot_be_learnt_are_named(tiny_captioner):
+    _, processor = tiny_captioner()
+    captions = ["A zyzzyva on a Red circle", "a zyzzyva, a quokka"]
+    assert unknown_words(processor.tokenizer, captions) == ["zyzzyva", "quokka"]

@@ -1,0 +1,72 @@
+"""Runs that are interrupted: NaN losses, resuming between stages and without the cache, early stopping."""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.helpers.training import arguments, caption_folder, history
+from train import checkpoints
+from train.cli import resolve, run
+from train.loop import TrainingError
+
+
+def test_a_nan_loss_stops_the_run_and_names_the_photos(drawn_set, drawn_photos, tmp_path):
+    options = {"data_dir": drawn_set, "output_dir": tmp_path, "checkpointing_steps": 1, "num_train_epochs": 4}
+    options |= {"checkpoints_total_limit": 9, "optim": "sgd", "lr_scheduler_type": "constant"}
+    with pytest.raises(
+        TrainingError, match=r"became (nan|inf) in step \d+ of 1-captions, in a batch of \d.png, "
+    ) as stop:
+        run(resolve(arguments(**options, learning_rate=1e20, max_grad_norm=1e30)))
+    assert "lower the learning rate" in str(stop.value)
+    assert checkpoints.latest(tmp_path / "checkpoints" / "1-captions")
+    assert caption_folder(tmp_path, [drawn_photos[0][0]]), "the captioner loads"
+
+
+def test_a_run_resumes_between_stages_without_its_cache(drawn_set, tmp_path):
+    """Bit for bit, from the last checkpoint of the first stage, and from one in the middle of the second."""
+    recipe = tmp_path / "recipe.yaml"
+    stages = [{"stage": "captions"}, {"stage": "self_critical", "learning_rate": 1e-4, "ema_decay": 0.9}]
+    recipe.write_text(yaml.safe_dump({"num_train_epochs": 2, "checkpointing_steps": 1, "stages": stages}))
+    options = {"recipe": recipe, "data_dir": drawn_set, "output_dir": tmp_path / "run", "checkpoints_total_limit": 9}
+    run(resolve(arguments(**options)))
+    numbers = (tmp_path / "run" / "history.jsonl").read_text()
+    last = tmp_path / "run" / "checkpoints" / "2-self_critical" / "step-4"
+    weights = [load_file(file) for file in (tmp_path / "run" / "model.safetensors", last / "average.safetensors")]
+    for place in ("1-captions/step-4", "2-self_critical/step-3"):
+        shutil.rmtree(tmp_path / "run" / "features")
+        run(resolve(arguments(**options, resume_from_checkpoint=tmp_path / "run" / "checkpoints" / place)))
+        assert (tmp_path / "run" / "history.jsonl").read_text() == numbers
+        again = [load_file(file) for file in (tmp_path / "run" / "model.safetensors", last / "average.safetensors")]
+        for tensors, tensors_again in zip(weights, again, strict=True):
+            assert all(torch.equal(tensor, tensors_again[name]) for name, tensor in tensors.items())
+
+
+def test_early_stopping(drawn_set, tmp_path):
+    """With a learning rate of 0, the score does not improve. Resuming the finished run changes nothing."""
+    options = {"data_dir": drawn_set, "output_dir": tmp_path, "num_train_epochs": 9, "learning_rate": 0}
+    options |= {"early_stopping_patience": 2}
+    run(resolve(arguments(**options)))
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows if "score" in row] == [2, 4, 6]
+    run(resolve(arguments(**options, resume_from_checkpoint="last")))
+    assert history(tmp_path) == rows
+
+
+def test_last_skips_incomplete_checkpoints_or_starts_over(drawn_set, tmp_path):
+    options = {"data_dir": drawn_set, "output_dir": tmp_path, "num_train_epochs": 2, "checkpointing_steps": 1}
+    options |= {"checkpoints_total_limit": 9, "eval_steps": 9, "resume_from_checkpoint": "last"}
+    run(resolve(arguments(**options)))
+    rows = history(tmp_path)
+    place = tmp_path / "checkpoints" / "1-captions"
+    (place / "step-4" / checkpoints.COMPLETE).unlink()
+    (place / "step-3" / checkpoints.COMPLETE).unlink()
+    assert checkpoints.latest(place).name == "step-2"
+    run(resolve(arguments(**options)))
+    assert history(tmp_path) == rows
+    for file in place.glob(f"*/{checkpoints.COMPLETE}"):
+        file.unlink()
+    run(resolve(arguments(**options)))
+    assert history(tmp_path) == rows

@@ -1,0 +1,260 @@
+"""The page without a server, built and opened in a browser; its modules alone are in test_web_modules.py."""
+
+import io
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from captioning.onnx_captioner import OnnxCaptioner
+from captioning.onnx_files import FILES
+from modeling_captioner import open_photo
+from publishing.static_site import build_site, main
+from tests.helpers.page_fixtures import (
+    EXAMPLES,
+    SIDE,
+    TIMEOUT,
+    assert_no_serious_violations,
+    brightest_region,
+    caption_words,
+    map_pixels,
+    needs_browser,
+    skip_unless_site_builds,
+)
+from tests.helpers.paths import SHIPPED
+from tests.helpers.photo_server import FileServer
+
+pytestmark = needs_browser
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site with the shipped captioner."""
+    skip_unless_site_builds()
+    folder = tmp_path_factory.mktemp("site")
+    build_site(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_site(browser):
+    """Open a site in a new browser context with Playwright's options. Returns the page and all requests of the context.
+
+    Fails if the page raises a JavaScript error.
+    """
+    contexts, errors = [], []
+
+    def open_(address, **options):
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | options
+        )
+        context.set_default_timeout(TIMEOUT)
+        contexts.append(context)
+        requests = []
+        context.on("request", lambda request: requests.append(request.url))
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.locator("main").wait_for()  # hidden until the service worker is there
+        return page, requests
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def visit(site, open_site):
+    """A visit to the site: its page, all its requests, and its address."""
+    with FileServer(site) as server:
+        page, requests = open_site(server.address)
+        yield SimpleNamespace(page=page, requests=requests, address=server.address)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return OnnxCaptioner(SHIPPED)
+
+
+def choose_photo(page, photo):
+    """Choose a photo, a path or `(name, bytes)`, and wait for its caption or error message."""
+    if isinstance(photo, tuple):
+        photo = {"name": photo[0], "mimeType": "image/png", "buffer": photo[1]}
+    page.locator(".words").evaluate("words => words.replaceChildren()")
+    page.locator(".photo-input input").set_input_files(photo)
+    page.locator(".word, .message:visible").first.wait_for()
+
+
+def test_captions_equal_those_of_python(visit, reference):
+    """The example photos, mirrored ones and details of them; nothing is requested from anywhere else."""
+    photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
+    assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
+    captions = []
+    for number, file in enumerate(sorted(EXAMPLES.glob("*.jpg"))):
+        choose_photo(visit.page, file)
+        captions.append(" ".join(caption_words(visit.page)))
+        assert captions[-1] == reference.explain(photos[number]).caption, file.name
+    details = [photo.crop((photo.width // 3, 0, photo.width, photo.height // 2)) for photo in photos]
+    for photo in [*map(ImageOps.mirror, photos), *details[:4], *map(ImageOps.flip, photos[:4])]:
+        file = io.BytesIO()
+        photo.save(file, "PNG")
+        choose_photo(visit.page, ("photo.png", file.getvalue()))
+        captions.append(" ".join(caption_words(visit.page)))
+        assert captions[-1] == reference.explain(photo).caption
+    assert len(captions) == 20
+    assert len(set(captions)) > 10
+    assert len([url for url in visit.requests if "onnx" in url]) >= 4, "requests are seen"
+    assert [url for url in visit.requests if not url.startswith((visit.address, "data:", "blob:"))] == []
+
+
+def test_page_and_worker_may_not_request_anything_else(visit):
+    request = """() => new Promise((resolve) => {
+        self.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+        fetch("http://127.0.0.1:9/").catch(() => {});
+    })"""
+    assert visit.page.evaluate(request) == "connect-src"
+    (worker,) = [worker for worker in visit.page.workers if worker.url.endswith("/worker.js")]
+    assert worker.evaluate(request) == "connect-src"
+
+
+def test_map_is_brightest_where_the_attention_is_largest(visit, reference):
+    choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
+    visit.page.locator("input.blur").fill("0.15")  # the minimum: where the map is sampled, no neighbour mixes in
+    expected = reference.explain(open_photo(EXAMPLES / "astronaut.jpg"))
+    for number, word in enumerate(expected.words):
+        visit.page.locator(".word").nth(number).hover()
+        assert word.map[brightest_region(map_pixels(visit.page))] > 0.97 * word.map.max(), word.text
+
+
+def test_alternatives_and_beams(visit, reference):
+    """Going on from an alternative with three beams, then with one."""
+    photo = open_photo(EXAMPLES / "coffee.jpg")
+    choose_photo(visit.page, EXAMPLES / "coffee.jpg")
+    other = visit.page.locator(".words > li").nth(1).locator(".alternative:enabled:not(.chosen)").first
+    text = f"{caption_words(visit.page)[0]} {other.locator('span').text_content()}"
+    other.click()
+    visit.page.locator(".words > li.prefix").nth(1).wait_for()
+    expected = reference.explain(photo, text=text)
+    assert " ".join(caption_words(visit.page)) == expected.caption
+    for beam, (caption, log_probability) in zip(visit.page.locator(".beams li").all(), expected.beams, strict=True):
+        score = beam.locator("small").text_content()
+        assert beam.text_content() == caption + score
+        assert float(score) == pytest.approx(log_probability, abs=0.1)
+    visit.page.locator("#settings summary").click()
+    visit.page.locator("input[name=num_beams]").fill("1")
+    visit.page.locator(".beams").wait_for(state="hidden")
+    assert " ".join(caption_words(visit.page)) == OnnxCaptioner(SHIPPED, num_beams=1).explain(photo).caption
+    visit.page.locator("input[name=num_beams]").fill("3")
+    visit.page.locator(".beams").wait_for()
+
+
+def test_covering_captions_the_photo_again(visit, reference):
+    choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
+    visit.page.locator(".word").nth(1).click()
+    visit.page.locator("button.cover-word").click()
+    visit.page.locator(".occluded:visible").wait_for()
+    photo = open_photo(EXAMPLES / "astronaut.jpg")
+    weights = reference.explain(photo).words[1].map.ravel()
+    order = np.argsort(-weights, kind="stable")
+    needed = int(np.searchsorted(np.cumsum(weights[order]), 0.5)) + 1
+    hidden = np.zeros(SIDE * SIDE, np.uint8)
+    hidden[order[: min(needed, SIDE * SIDE // 4)]] = 255
+    mask = Image.fromarray(np.kron(hidden.reshape(SIDE, SIDE), np.ones((6, 6), np.uint8))).resize(photo.size, 2)
+    covered = Image.composite(Image.new("RGB", photo.size, (128, 128, 128)), photo, mask)
+    expected = reference.explain(covered).caption
+    assert visit.page.locator(".occluded-caption").text_content() == expected != " ".join(caption_words(visit.page))
+    changes = visit.page.locator(".word small").all_text_contents()
+    assert all(change.count("→") == 1 for change in changes)
+    before, after = (float(percent.rstrip("%")) for percent in changes[1].split(" → "))
+    assert after < before, "the word relied on what is covered"
+
+
+def test_second_visit_needs_no_server(site, open_site):
+    with FileServer(site) as server:
+        page, _ = open_site(server.address)
+        choose_photo(page, EXAMPLES / "rocket.jpg")
+        first = caption_words(page)
+        page.close()
+    page = page.context.new_page()
+    page.goto(server.address)
+    page.get_by_label("chelsea").click()
+    page.locator(".word").first.wait_for()
+    choose_photo(page, EXAMPLES / "rocket.jpg")
+    assert caption_words(page) == first
+
+
+def test_unreadable_photo_gets_a_sentence_and_the_next_a_caption(visit):
+    choose_photo(visit.page, ("holiday.jpg", b"no picture at all"))
+    assert visit.page.locator(".message").text_content().startswith("holiday.jpg is not an image that ")
+    visit.page.get_by_label("chelsea").click()
+    visit.page.locator(".word").first.wait_for()
+    assert not visit.page.locator(".message").is_visible()
+
+
+def test_damaged_model_and_old_browser_get_a_sentence(site, open_site, tmp_path):
+    shutil.copytree(site, tmp_path / "site", copy_function=os.link)
+    encoder = tmp_path / "site" / "model" / "onnx" / FILES[0]
+    encoder.unlink()
+    encoder.write_bytes(b"no model")
+    with FileServer(tmp_path / "site") as server:
+        page, _ = open_site(server.address)
+        page.get_by_label("chelsea").click()
+        page.locator("#failure:visible").wait_for()
+        assert page.locator("#failure").text_content().startswith("The model could not be loaded; ")
+        page.add_init_script("delete window.WebAssembly")
+        page.goto(server.address)
+        page.locator("#failure:visible").wait_for()
+        assert page.locator("#failure").text_content().startswith("This browser does not run WebAssembly, ")
+
+
+def test_axe_finds_no_serious_violations(visit):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    visit.page.reload()
+    visit.page.locator("#settings summary").click()
+    assert_no_serious_violations(axe, visit.page)
+    cover_a_word_of_chelsea(visit.page)
+    assert_no_serious_violations(axe, visit.page)
+
+
+def test_vietnamese_page_on_a_phone_in_the_dark(visit, open_site):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    options = {"viewport": {"width": 360, "height": 800}, "color_scheme": "dark", "locale": "vi-VN"}
+    page, _ = open_site(visit.address, **options)
+    page.get_by_role("heading", name="Xem mô hình nhìn thấy gì").wait_for()
+    assert page.locator("html").get_attribute("lang") == "vi"
+    choose_photo(page, ("holiday.jpg", b"no picture at all"))
+    assert page.locator(".message").text_content().startswith("holiday.jpg không phải là ảnh mà ")
+    assert_no_serious_violations(axe, page)
+    cover_a_word_of_chelsea(page)
+    assert_no_serious_violations(axe, page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.context.close()
+
+
+def cover_a_word_of_chelsea(page):
+    page.get_by_label("chelsea").click()
+    page.locator(".word").first.click()
+    page.locator("button.cover-word").click()
+    page.locator(".occluded:visible").wait_for()
+
+
+def test_a_captioner_that_browsers_cannot_run_is_refused_in_a_sentence(site, tmp_path, capsys):
+    def message():
+        with pytest.raises(SystemExit) as end:
+            main([str(tmp_path / "site"), "--model", str(tmp_path)])
+        assert end.value.code == 1
+        return capsys.readouterr().err
+
+    for file in [*(site / "model").glob("*.json"), SHIPPED / "model.safetensors"]:
+        (tmp_path / file.name).symlink_to(file)
+    assert message().startswith(f"error: {tmp_path} has no ONNX export; ")
+    (tmp_path / "onnx").symlink_to(SHIPPED / "onnx")
+    settings = json.loads((tmp_path / "generation_config.json").read_text()) | {"repetition_penalty": 2.0}
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    assert message().startswith("error: generation_config.json sets repetition_penalty, ")

@@ -1,0 +1,173 @@
+"""The modules of the page without a server: search, resizing and decoding equal those of Python; encoding on a GPU."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioning.search import search
+from publishing.static_site import build_site
+from tests.helpers.page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, TIMEOUT, needs_browser, skip_unless_site_builds
+from tests.helpers.paths import ROOT
+from tests.helpers.photo_server import FileServer
+from tests.helpers.search_settings import SEARCH_SETTINGS
+from train.data import make_tokenizer
+
+pytestmark = needs_browser
+
+
+@pytest.fixture(scope="module")
+def modules(browser):
+    """A blank page of a server that serves the folder web/."""
+    with FileServer(ROOT / "web") as server:
+        page = browser.new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.goto(f"{server.address}/search.js")
+        yield page
+        page.close()
+
+
+SEARCH = """async ({ table, mix, output, starts, prompts, settings }) => {
+    const { search } = await import("/search.js");
+    const dot = (row, vector) => row.reduce((sum, value, i) => sum + value * vector[i], 0);
+    const step = async (words, [states]) => {
+        const next = words.map((word, beam) => mix.map((row, i) => Math.tanh(dot(row, states[beam]) + table[word][i])));
+        return [next.map((state) => Float32Array.from(output, (row) => dot(row, state))), [next]];
+    };
+    const captions = [];
+    for (const start of starts) {
+        for (const prompt of prompts) captions.push(await search(step, [[start]], prompt, settings));
+    }
+    return captions.map((beams) => beams.map(({ ids, logProbability }) => [ids, logProbability]));
+}"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [*SEARCH_SETTINGS, {"num_beams": 3, "min_new_tokens": 4}, {"num_beams": 2, "max_length": 9}],
+    ids=str,
+)
+def test_search_equals_that_of_python(modules, settings):
+    """A small RNN with random weights, computed in Python and in the browser, from 20 initial states."""
+    random = np.random.default_rng(7)
+    table, mix, output = (random.normal(size=size) * 1.5 for size in ((12, 8), (8, 8), (12, 8)))
+    output[3] += 0.3
+    starts = np.tanh(random.normal(size=(20, 8)))
+    settings = {"max_new_tokens": 8, "eos_token_id": 3} | settings
+    if "max_length" in settings:
+        del settings["max_new_tokens"]
+
+    def step(words, states):
+        state = np.tanh(states[0] @ mix.T + table[words])
+        return (state @ output.T).astype(np.float32), [state]
+
+    prompts = [[2], [2, 4, 7, 4]]
+    expected = [search(step, [start[None]], prompt, settings) for start in starts for prompt in prompts]
+    arguments = {"table": table, "mix": mix, "output": output, "starts": starts}
+    arguments = {name: array.tolist() for name, array in arguments.items()}
+    found = modules.evaluate(SEARCH, arguments | {"prompts": prompts, "settings": settings})
+    for captions, others in zip(found, expected, strict=True):
+        assert [ids for ids, _ in captions] == [ids for ids, _ in others]
+        np.testing.assert_allclose([score for _, score in captions], [score for _, score in others], atol=1e-4)
+    assert len({tuple(captions[0][0]) for captions in expected}) > 5
+    if settings.get("length_penalty", 1) <= 1:  # a larger one prefers the longest captions
+        assert len({len(captions[0][0]) for captions in expected}) > 1
+
+
+RESIZE = """async ({ pixels, width, height, channels, newWidth, newHeight }) => {
+    const { resize } = await import("/resize.js");
+    return [...resize(Uint8Array.from(pixels), width, height, channels, newWidth, newHeight)];
+}"""
+
+
+@pytest.mark.parametrize(
+    ("size", "new_size"),
+    [((97, 61), (29, 29)), ((40, 30), (29, 64)), ((3, 2), (29, 29)), ((29, 500), (29, 29)), ((48, 48), (123, 77))],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resizing_equals_that_of_pillow(modules, size, new_size, channels):
+    """Random pixels, half of them black or white; shrunk, enlarged, and one side only."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(-128, 384, size=(size[1], size[0], channels)).clip(0, 255).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels).resize(new_size, 2))
+    found = modules.evaluate(
+        RESIZE,
+        {
+            "pixels": pixels.ravel().tolist(),
+            "channels": channels,
+            **dict(zip(("width", "height"), size, strict=True)),
+            **dict(zip(("newWidth", "newHeight"), new_size, strict=True)),
+        },
+    )
+    np.testing.assert_array_equal(np.reshape(found, expected.shape), expected)
+
+
+DECODE = """async ({ tokenizer, captions }) => {
+    const { Captioner } = await import("/captioner.js");
+    const parts = { ort: {}, config: { eos_token_id: 3 }, generation: {}, processor: {}, encoder: null };
+    const captioner = new Captioner({ ...parts, tokenizer, decoder: { inputNames: [] } });
+    return captions.map((ids) => captioner.decode(ids));
+}"""
+
+
+@pytest.mark.parametrize("texts", [["一只狗在草地上 with a ball", "一只 dog", "a ball"], ["a dog", "a ball"]])
+def test_words_are_joined_as_in_python(modules, texts):
+    tokenizer = make_tokenizer(texts, min_count=1)
+    captions = [[*ids[1:], 3] for ids in tokenizer(texts).input_ids]
+    found = modules.evaluate(
+        DECODE, {"tokenizer": json.loads(tokenizer.backend_tokenizer.to_str()), "captions": captions}
+    )
+    assert found == texts == tokenizer.batch_decode([ids[:-1] for ids in captions])
+
+
+ENCODE = """async () => {
+    const [ort, { Captioner }, { createGpuSession, useGpuIfFaster }] = await Promise.all(
+        ["/onnxruntime/ort.wasm.min.mjs", "/captioner.js", "/gpu.js"].map((path) => import(path)));
+    ort.env.wasm.wasmPaths = `${location.origin}/onnxruntime/`;
+    const captioner = await Captioner.load(ort, `${location.origin}/model/`);
+    const pixels = { data: Uint8Array.from({ length: 4 * 40 * 30 }, (_, i) => (i * i) % 251), width: 40, height: 30 };
+    const encode = async () => [...(await captioner.encode(pixels)).regions.data];
+    const result = { adapter: Boolean(await navigator.gpu?.requestAdapter()), cpu: await encode() };
+    captioner.gpu = await createGpuSession(captioner.encoderUrl);
+    if (!captioner.gpu) return result;
+    result.gpu = await encode();
+    if (!captioner.gpu) throw new Error("the GPU failed");
+    captioner.gpu = { run: () => Promise.reject(new Error("device lost")) };
+    result.lost = await encode();
+    await useGpuIfFaster(captioner, pixels);
+    return { ...result, kept: Boolean(captioner.gpu) };
+}"""
+
+
+def test_encoding_on_a_gpu(browser, exported, tmp_path):
+    """SwiftShader, which imitates a GPU on the CPU: not used as it is; passed off as a real one, it gives the same
+    regions, the CPU takes over when it is lost, and it is not kept because it is slower.
+    """
+    skip_unless_site_builds()
+    build_site(tmp_path, exported)
+    arguments = [*CHROMIUM_ARGUMENTS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    chromium = browser.browser_type.launch(executable_path=CHROMIUM, args=arguments)
+    with FileServer(tmp_path) as server:
+        page = chromium.new_page()
+        page.set_default_timeout(TIMEOUT)
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(f"{server.address}/search.js")
+        result = page.evaluate(ENCODE)
+        if not result["adapter"]:
+            pytest.skip("this Chromium has no WebGPU")
+        assert "gpu" not in result
+        assert not any("webgpu" in url for url in requests)
+
+        script = (tmp_path / "gpu.js").read_text()
+        assert "adapter.info.isFallbackAdapter" in script
+        (tmp_path / "gpu.js").write_text(script.replace("adapter.info.isFallbackAdapter", "false"))
+        page.reload()
+        result = page.evaluate(ENCODE)
+    chromium.close()
+    assert any("webgpu" in url for url in requests)
+    assert np.std(result["cpu"]) > 0.1
+    np.testing.assert_allclose(result["gpu"], result["cpu"], atol=0.1 * np.std(result["cpu"]))
+    assert result["lost"] == result["cpu"]
+    assert not result["kept"]
