@@ -105,9 +105,11 @@ def display_names(models):
 
 def launch(captioners, options, teacher):
     from starlette.middleware import Middleware
+    from starlette.routing import Mount
 
     from demo.middleware import SecurityMiddleware
     from demo.page import build_page
+    from demo.scripts import ROUTE, Scripts
     from demo.uploads import disable_url_downloads, start_cleanup
 
     page, look = build_page(captioners, options.corrections, options.delete_cache, teacher)
@@ -122,7 +124,7 @@ def launch(captioners, options, teacher):
         mcp_server=options.mcp,
         max_file_size=options.max_file_size,
         auth=tuple(options.auth.split(":", 1)) if options.auth else None,
-        app_kwargs={"middleware": [Middleware(SecurityMiddleware)]},
+        app_kwargs={"middleware": [Middleware(SecurityMiddleware)], "routes": [Mount(ROUTE, Scripts())]},
         state_session_capacity=200,  # sessions; the page keeps no session state, which would only use memory
         run_history=False,  # otherwise photos stay in the visitor's browser
         **look,

@@ -31,7 +31,7 @@ function pixelChunk(webp) {
 }
 
 // `pictures` are Uint8Arrays, `durations` their times in milliseconds. Returns a Uint8Array; the film repeats forever.
-function animateWebp(pictures, durations, width, height) {
+export function animateWebp(pictures, durations, width, height) {
   const size = [littleEndian(width - 1, 3), littleEndian(height - 1, 3)];
   const frames = pictures.map((picture, i) =>
     riffChunk("ANMF", [[0, 0, 0, 0, 0, 0], ...size, littleEndian(durations[i], 3), [REPLACE], pixelChunk(picture)]));

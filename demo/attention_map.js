@@ -1,5 +1,7 @@
 // Draws attention maps on a canvas. A map is an array of side * side weights in row-major order that sum to 1.
 
+import { formatNumber } from "./i18n.js";
+
 const RESOLUTION = 64; // pixels per side of the smooth map, which the canvas scales to the photo
 // Low attention darkens the photo, high attention brightens it: [value, red, green, blue, alpha].
 const COLOUR_MAP = [
@@ -18,7 +20,7 @@ function colourAt(value) {
 
 // The weight that is drawn at full brightness. Maps without a peak above four times their mean stay dim: the attention of
 // "a" is spread over the whole photo, and scaling it to its own maximum would make it look as focused as that of "dog".
-function maxWeight(map) {
+export function maxWeight(map) {
   return Math.max(...map, 4 / map.length);
 }
 
@@ -42,7 +44,7 @@ function smooth(map, blur) {
 const smoothCanvas = document.createElement("canvas");
 smoothCanvas.width = smoothCanvas.height = RESOLUTION;
 
-function drawSmoothMap(canvas, map, { blur, strength }) {
+export function drawSmoothMap(canvas, map, { blur, strength }) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const pixels = new ImageData(RESOLUTION, RESOLUTION);
   const values = smooth(map, blur).flat();
@@ -56,7 +58,7 @@ function drawSmoothMap(canvas, map, { blur, strength }) {
   context.drawImage(smoothCanvas, 0, 0, canvas.width, canvas.height);
 }
 
-function drawRegionMap(canvas, map, { strength }) {
+export function drawRegionMap(canvas, map, { strength }) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const side = Math.round(Math.sqrt(map.length));
   const [width, height] = [canvas.width / side, canvas.height / side];
@@ -81,7 +83,7 @@ function drawRegionMap(canvas, map, { strength }) {
   });
 }
 
-function outlineRegion(canvas, region, side) {
+export function outlineRegion(canvas, region, side) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const [width, height] = [canvas.width / side, canvas.height / side];
   context.lineWidth = Math.max(2, height / 20);
@@ -89,6 +91,6 @@ function outlineRegion(canvas, region, side) {
   context.strokeRect((region % side) * width, Math.floor(region / side) * height, width, height);
 }
 
-function clearCanvas(canvas) {
+export function clearCanvas(canvas) {
   canvas.getContext("2d", { willReadFrequently: true }).clearRect(0, 0, canvas.width, canvas.height);
 }

@@ -1,183 +1,247 @@
-// Shows a photo with its caption, and the attention map of the word under the pointer. Gradio runs this script once, with
-// `element`, `props`, `trigger`, `upload` and `watch` in scope. `props.value` contains all maps, so exploring them needs no
-// requests to the server.
+// A photo with its caption, and the attention map of the word under the pointer.
 
-const panel = element.closest(".caption-panel"); // also contains the photo input
-const [viewer, frame, photo, canvas, words] = [".viewer", ".frame", ".photo", ".map", ".words"].map(find);
-const wordButtons = () => [...words.querySelectorAll(".word")];
-const mapOptions = { regions: false, blur: 0.5, strength: 1 };
-let answer = {};
-let shown = null; // the index of the word whose map is drawn
-let lastShown = null; // the index of the word that "cover where it looked" refers to
-let pinned = null; // the index of the clicked word, whose map stays when the pointer leaves
-let hoveredRegion = null;
-let timer = null; // set while the words are played one after another
-// The index of the word whose map is drawn while none is pointed at.
-const resting = () => pinned ?? answer.resting ?? null;
+import { clearCanvas, drawRegionMap, drawSmoothMap, maxWeight, outlineRegion } from "./attention_map.js";
+import { fillTexts } from "./dom.js";
+import { fill, texts } from "./i18n.js";
+import { addOcclusion } from "./occlusion.js";
+import { addSentence } from "./sentence.js";
+import { acceptPhotos } from "./upload.js";
+import { createBeam, createWord } from "./word_buttons.js";
 
-function resizeCanvas(canvas) {
-  const box = photo.getBoundingClientRect();
-  const [width, height] = [box.width, box.height].map((size) => Math.max(1, Math.round(size * devicePixelRatio)));
-  if (canvas.width !== width) canvas.width = width;
-  if (canvas.height !== height) canvas.height = height;
+// Show the viewer in `element`, which contains attention_viewer.html. The arguments are those of a script of Gradio's HTML
+// component; the page without a server passes the same: `props.value` is the answer that is shown, with all maps, so that
+// exploring them needs no requests; `watch(name, callback)` calls back when a property has changed, `trigger(event, data)`
+// tells the page what the visitor wants, `upload(file)` sends a photo. Returns the viewer.
+export function mountViewer({ element, props, trigger, upload, watch }) {
+  const viewer = new AttentionViewer(element, props, trigger);
+  addSentence(viewer);
+  addOcclusion(viewer, watch);
+  acceptPhotos(viewer, upload);
+  watch("value", () => viewer.render());
+  viewer.render();
+  return viewer;
 }
 
-function drawMap() {
-  resizeCanvas(canvas);
-  clearCanvas(canvas);
-  if (hoveredRegion !== null) outlineRegion(canvas, hoveredRegion, Math.round(Math.sqrt(answer.words[0].map.length)));
-  if (shown === null) return;
-  paintMap(canvas, answer.words[shown].map);
-}
+// Dispatches "answer" when it has rendered another answer, and "word" when another word (`shown`) or none is shown.
+class AttentionViewer extends EventTarget {
+  answer = {};
+  shown = null; // the index of the word whose map is drawn
+  pinned = null; // the index of the clicked word, whose map stays when the pointer leaves
+  #hoveredRegion = null;
+  #timer = null; // set while the words are played one after another
+  #mapOptions = { regions: false, blur: 0.5, strength: 1 };
 
-function paintMap(canvas, map) {
-  if (mapOptions.regions) drawRegionMap(canvas, map, mapOptions);
-  else drawSmoothMap(canvas, map, mapOptions);
-}
-
-function showWord(index) {
-  shown = index;
-  if (index !== null) lastShown = index;
-  find(".cover-word").hidden = lastShown === null;
-  if (lastShown !== null) find(".cover-word").textContent = fill(texts.cover_word, { word: answer.words[lastShown].text });
-  wordButtons().forEach((button, i) => button.classList.toggle("shown", i === index));
-  markSpoken(index);
-  drawMap();
-}
-
-function togglePin(index) {
-  pinned = pinned === index ? null : index;
-  wordButtons().forEach((button, i) => {
-    button.setAttribute("aria-pressed", String(i === pinned));
-    button.parentElement.classList.toggle("open", i === pinned);
-  });
-  showWord(resting());
-}
-
-// Highlight the words by the attention that they pay to a region of the photo.
-function highlightWords(region) {
-  if (region === hoveredRegion) return;
-  hoveredRegion = region;
-  wordButtons().forEach((button, i) => {
-    const { map } = answer.words[i];
-    button.style.setProperty("--attention", region === null ? 0 : map[region] / maxWeight(map));
-  });
-  showWord(region === null ? resting() : null);
-}
-
-function regionAt(event) {
-  const box = photo.getBoundingClientRect();
-  const side = Math.round(Math.sqrt(answer.words[0].map.length));
-  const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-  if (x < 0 || x >= 1 || y < 0 || y >= 1) return null;
-  return Math.floor(y * side) * side + Math.floor(x * side);
-}
-
-// Show the words' maps one after another. With `reveal`, each word is hidden until its turn.
-function play(reveal) {
-  stop();
-  const items = [...words.children];
-  if (reveal) items.forEach((item) => item.classList.add("upcoming"));
-  let index = 0;
-  const step = () => {
-    if (index === items.length) return stop();
-    items[index].classList.remove("upcoming");
-    showWord(index++);
-    timer = setTimeout(step, reveal ? 320 : 900);
-  };
-  find(".play").textContent = texts.stop;
-  step();
-}
-
-function stop() {
-  if (timer === null) return;
-  clearTimeout(timer);
-  timer = null;
-  for (const item of words.children) item.classList.remove("upcoming");
-  find(".play").textContent = texts.play;
-  showWord(resting());
-}
-
-// Keep the words before `index`, put `word` in its place, and let the decoder continue from there.
-function continueCaption(index, word) {
-  const prefix = answer.words.slice(0, index).map(({ text }) => text);
-  trigger("continue_caption", { text: [...prefix, word].join(" ") });
-}
-
-function render() {
-  stop();
-  answer = JSON.parse(JSON.stringify(props.value || {})); // a copy, because Gradio tracks changes of its own
-  for (const word of answer.words || []) word.map = word.map.flat();
-  pinned = shown = lastShown = hoveredRegion = null;
-  const message = find(".message");
-  // A photo that cannot be opened is removed from the input to make room for the next; its message stays until then.
-  if (answer.message || answer.photo) {
-    message.textContent = answer.message || (answer.words.length ? "" : texts.empty_caption);
+  constructor(element, props, trigger) {
+    super();
+    Object.assign(this, { element, props, trigger });
+    this.panel = element.closest(".caption-panel"); // also contains the photo input
+    for (const name of ["viewer", "frame", "photo", "words"]) this[name] = this.find(`.${name}`);
+    this.canvas = this.find(".map");
+    fillTexts(element);
+    this.#addWordEvents();
+    this.#addPhotoEvents();
+    this.#addToolbarEvents();
   }
-  message.hidden = !message.textContent;
-  if (answer.message) trigger("remove_photo");
-  const focused = document.activeElement; // may be removed below
-  const keyboardFocus = focused?.matches(":focus-visible") && viewer.contains(focused);
-  viewer.hidden = !answer.photo;
-  panel.classList.toggle("has-caption", Boolean(answer.photo));
-  panel.classList.toggle("opening", Boolean(answer.opening));
-  if (!answer.photo) {
-    words.replaceChildren();
-    if (keyboardFocus) panel.querySelector(".photo-input button")?.focus();
-    return;
+
+  find(selector) {
+    return this.element.querySelector(selector);
   }
-  photo.src = answer.photo;
-  photo.alt = fill(answer.opening ? texts.example_alt : texts.photo_alt, { caption: answer.caption });
-  renderSentence();
-  words.replaceChildren(...answer.words.map((word, index) => createWord(word, index, answer.prefix_length || 0)));
-  words.setAttribute("aria-label", texts.caption);
-  find(".announcement").textContent = answer.caption;
-  find(".beams").hidden = answer.beams.length < 2;
-  find(".beams ol").replaceChildren(...answer.beams.map(createBeam));
-  find(".remove-photo").hidden = Boolean(answer.opening);
-  uncover();
-  showWord(resting());
-  if (keyboardFocus && !focused.isConnected) wordButtons()[Math.max(0, answer.prefix_length - 1)]?.focus();
-  else if (answer.words.length && !matchMedia("(prefers-reduced-motion: reduce)").matches) play(true);
+
+  get wordButtons() {
+    return [...this.words.querySelectorAll(".word")];
+  }
+
+  // The index of the word whose map is drawn while none is pointed at.
+  get resting() {
+    return this.pinned ?? this.answer.resting ?? null;
+  }
+
+  // Give a canvas that lies on the photo one pixel for each pixel of the screen.
+  resizeCanvas(canvas) {
+    const box = this.photo.getBoundingClientRect();
+    const [width, height] = [box.width, box.height].map((size) => Math.max(1, Math.round(size * devicePixelRatio)));
+    if (canvas.width !== width) canvas.width = width;
+    if (canvas.height !== height) canvas.height = height;
+  }
+
+  drawMap() {
+    this.resizeCanvas(this.canvas);
+    clearCanvas(this.canvas);
+    const { words } = this.answer;
+    if (this.#hoveredRegion !== null) {
+      outlineRegion(this.canvas, this.#hoveredRegion, Math.round(Math.sqrt(words[0].map.length)));
+    }
+    if (this.shown !== null) this.paintMap(this.canvas, words[this.shown].map);
+  }
+
+  paintMap(canvas, map) {
+    if (this.#mapOptions.regions) drawRegionMap(canvas, map, this.#mapOptions);
+    else drawSmoothMap(canvas, map, this.#mapOptions);
+  }
+
+  showWord(index) {
+    this.shown = index;
+    this.wordButtons.forEach((button, i) => button.classList.toggle("shown", i === index));
+    this.dispatchEvent(new Event("word"));
+    this.drawMap();
+  }
+
+  togglePin(index) {
+    this.pinned = this.pinned === index ? null : index;
+    this.wordButtons.forEach((button, i) => {
+      button.setAttribute("aria-pressed", String(i === this.pinned));
+      button.parentElement.classList.toggle("open", i === this.pinned);
+    });
+    this.showWord(this.resting);
+  }
+
+  // Highlight the words by the attention that they pay to a region of the photo.
+  highlightWords(region) {
+    if (region === this.#hoveredRegion) return;
+    this.#hoveredRegion = region;
+    this.wordButtons.forEach((button, i) => {
+      const { map } = this.answer.words[i];
+      button.style.setProperty("--attention", region === null ? 0 : map[region] / maxWeight(map));
+    });
+    this.showWord(region === null ? this.resting : null);
+  }
+
+  #regionAt(event) {
+    const box = this.photo.getBoundingClientRect();
+    const side = Math.round(Math.sqrt(this.answer.words[0].map.length));
+    const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    if (x < 0 || x >= 1 || y < 0 || y >= 1) return null;
+    return Math.floor(y * side) * side + Math.floor(x * side);
+  }
+
+  // Show the words' maps one after another. With `reveal`, each word is hidden until its turn.
+  play(reveal) {
+    this.stop();
+    const items = [...this.words.children];
+    if (reveal) items.forEach((item) => item.classList.add("upcoming"));
+    let index = 0;
+    const step = () => {
+      if (index === items.length) return this.stop();
+      items[index].classList.remove("upcoming");
+      this.showWord(index++);
+      this.#timer = setTimeout(step, reveal ? 320 : 900);
+    };
+    this.find(".play").textContent = texts.stop;
+    step();
+  }
+
+  stop() {
+    if (this.#timer === null) return;
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    for (const item of this.words.children) item.classList.remove("upcoming");
+    this.find(".play").textContent = texts.play;
+    this.showWord(this.resting);
+  }
+
+  // Keep the words before `index`, put `word` in its place, and let the decoder continue from there.
+  #continueCaption(index, word) {
+    const prefix = this.answer.words.slice(0, index).map(({ text }) => text);
+    this.trigger("continue_caption", { text: [...prefix, word].join(" ") });
+  }
+
+  render() {
+    this.stop();
+    const answer = JSON.parse(JSON.stringify(this.props.value || {})); // a copy, because Gradio tracks changes of its own
+    for (const word of answer.words || []) word.map = word.map.flat();
+    this.answer = answer;
+    this.pinned = this.shown = this.#hoveredRegion = null;
+    this.#renderMessage(answer);
+    const focused = document.activeElement; // may be removed below
+    const keyboardFocus = focused?.matches(":focus-visible") && this.viewer.contains(focused);
+    this.viewer.hidden = !answer.photo;
+    this.panel.classList.toggle("has-caption", Boolean(answer.photo));
+    this.panel.classList.toggle("opening", Boolean(answer.opening));
+    if (!answer.photo) {
+      this.words.replaceChildren();
+      if (keyboardFocus) this.panel.querySelector(".photo-input button")?.focus();
+      return;
+    }
+    this.#renderCaption(answer);
+    this.dispatchEvent(new Event("answer"));
+    this.showWord(this.resting);
+    if (keyboardFocus && !focused.isConnected) this.wordButtons[Math.max(0, answer.prefix_length - 1)]?.focus();
+    else if (answer.words.length && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
+  }
+
+  #renderMessage(answer) {
+    const message = this.find(".message");
+    // A photo that cannot be opened is removed from the input to make room for the next; its message stays until then.
+    if (answer.message || answer.photo) {
+      message.textContent = answer.message || (answer.words.length ? "" : texts.empty_caption);
+    }
+    message.hidden = !message.textContent;
+    if (answer.message) this.trigger("remove_photo");
+  }
+
+  #renderCaption(answer) {
+    this.photo.src = answer.photo;
+    this.photo.alt = fill(answer.opening ? texts.example_alt : texts.photo_alt, { caption: answer.caption });
+    const choose = (index, word) => this.#continueCaption(index, word);
+    this.words.replaceChildren(
+      ...answer.words.map((word, index) => createWord(word, index, answer.prefix_length || 0, choose)),
+    );
+    this.words.setAttribute("aria-label", texts.caption);
+    this.find(".announcement").textContent = answer.caption;
+    this.find(".beams").hidden = answer.beams.length < 2;
+    this.find(".beams ol").replaceChildren(...answer.beams.map(createBeam));
+    this.find(".remove-photo").hidden = Boolean(answer.opening);
+  }
+
+  #addWordEvents() {
+    for (const type of ["pointerover", "focusin"]) {
+      this.words.addEventListener(type, (event) => {
+        if (wordIndex(event) === null) return;
+        this.stop();
+        this.showWord(wordIndex(event));
+      });
+    }
+    for (const type of ["pointerleave", "focusout"]) {
+      this.words.addEventListener(type, () => this.#timer === null && this.showWord(this.resting));
+    }
+    this.words.addEventListener("click", (event) => wordIndex(event) !== null && this.togglePin(wordIndex(event)));
+    this.words.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step === undefined || wordIndex(event) === null) return;
+      event.preventDefault();
+      this.wordButtons[wordIndex(event) + step]?.focus();
+    });
+  }
+
+  #addPhotoEvents() {
+    this.frame.addEventListener("pointermove", (event) => {
+      const painting = this.frame.classList.contains("painting"); // see occlusion.js
+      if (painting || this.#timer !== null || !this.answer.words.length) return;
+      this.highlightWords(this.#regionAt(event));
+    });
+    this.frame.addEventListener("pointerleave", () => this.highlightWords(null));
+    new ResizeObserver(() => this.drawMap()).observe(this.photo);
+  }
+
+  #addToolbarEvents() {
+    this.find(".play").addEventListener("click", () => (this.#timer === null ? this.play(false) : this.stop()));
+    this.find(".regions").addEventListener("click", (event) => {
+      this.#mapOptions.regions = !this.#mapOptions.regions;
+      event.currentTarget.setAttribute("aria-pressed", String(this.#mapOptions.regions));
+      this.drawMap();
+    });
+    for (const name of ["blur", "strength"]) {
+      this.find(`.${name}`).addEventListener("input", (event) => {
+        this.#mapOptions[name] = Number(event.target.value);
+        this.drawMap();
+      });
+    }
+    this.find(".remove-photo").addEventListener("click", () => this.trigger("remove_photo"));
+  }
 }
 
-const wordIndex = (event) => {
+// The index of the word whose button an event happened in, or null.
+export function wordIndex(event) {
   const button = event.target.closest(".word");
   return button ? Number(button.dataset.index) : null;
-};
-
-for (const type of ["pointerover", "focusin"]) {
-  words.addEventListener(type, (event) => {
-    if (wordIndex(event) === null) return;
-    stop();
-    showWord(wordIndex(event));
-  });
 }
-for (const type of ["pointerleave", "focusout"]) {
-  words.addEventListener(type, () => timer === null && showWord(resting()));
-}
-words.addEventListener("click", (event) => wordIndex(event) !== null && togglePin(wordIndex(event)));
-words.addEventListener("keydown", (event) => {
-  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (step === undefined || wordIndex(event) === null) return;
-  event.preventDefault();
-  wordButtons()[wordIndex(event) + step]?.focus();
-});
-frame.addEventListener("pointermove", (event) => {
-  if (isBrushActive || timer !== null || !answer.words.length) return;
-  highlightWords(regionAt(event));
-});
-frame.addEventListener("pointerleave", () => highlightWords(null));
-find(".play").addEventListener("click", () => (timer === null ? play(false) : stop()));
-find(".regions").addEventListener("click", (event) => {
-  mapOptions.regions = !mapOptions.regions;
-  event.currentTarget.setAttribute("aria-pressed", String(mapOptions.regions));
-  drawMap();
-});
-for (const name of ["blur", "strength"]) {
-  find(`.${name}`).addEventListener("input", (event) => {
-    mapOptions[name] = Number(event.target.value);
-    drawMap();
-  });
-}
-find(".remove-photo").addEventListener("click", () => trigger("remove_photo"));

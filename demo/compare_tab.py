@@ -4,7 +4,6 @@ import gradio as gr
 
 from demo.viewer import (
     EXAMPLES,
-    VIEWER_SCRIPTS,
     add_examples,
     add_panel,
     add_photo_input,
@@ -51,7 +50,7 @@ def add_side(side, captioners, name, num_beams, translate):
             beams = gr.Slider(1, 8, num_beams, step=1, elem_id=f"beams_{side}")
             translate(beams, label="num_beams")
         photo = add_photo_input(translate, f"photo_{side}")
-        viewer = add_viewer(f"viewer_{side}", (*VIEWER_SCRIPTS, "compare.js"))
+        viewer = add_viewer(f"viewer_{side}", ("compare.js", "mountComparedViewer"))
         add_examples(photo, translate, f"examples_{side}")
 
     def get_captioner(name, num_beams):

@@ -1,8 +1,8 @@
-// Helpers for the component's elements.
+// Helpers for the page's elements.
 
-const find = (selector) => element.querySelector(selector);
+import { texts } from "./i18n.js";
 
-function createElement(tag, className, text) {
+export function createElement(tag, className, text) {
   const node = document.createElement(tag);
   node.className = className;
   if (text !== undefined) node.textContent = text;
@@ -10,4 +10,7 @@ function createElement(tag, className, text) {
   return node;
 }
 
-for (const node of element.querySelectorAll("[data-text]")) node.textContent = texts[node.dataset.text];
+// Give each element inside `root` that has a data-text the text of this name.
+export function fillTexts(root) {
+  for (const node of root.querySelectorAll("[data-text]")) node.textContent = texts[node.dataset.text];
+}

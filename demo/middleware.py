@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match
 
+from demo.scripts import ROUTE
 from demo.uploads import total_upload_bytes
 
 MAX_REQUEST_BYTES = 2_000_000  # except uploads
@@ -28,6 +29,7 @@ OPEN_ROUTES = {
     *(f"{API}/{name}" for name in ("call/v2/{api_name}", "call/v2/{api_name}/{event_id}", "run/{api_name}")),
     *(f"{API}/{name}" for name in ("queue/data", "queue/join", "queue/status")),
     f"{API}/component_server",  # the functions of "How it works"
+    ROUTE,
 }
 HEADERS = {
     "X-Content-Type-Options": "nosniff",  # browsers must not execute uploads that are served as text

@@ -1,7 +1,5 @@
 """Builds the page: its components and their events."""
 
-import json
-
 import gradio as gr
 
 from demo.api import add_api_endpoint
@@ -13,6 +11,7 @@ from demo.how_it_works_tab import trace
 from demo.i18n import TEXTS, Translator, get_language
 from demo.opening import caption_examples
 from demo.predict import MAX_DISPLAY_SIDE
+from demo.scripts import PRELOADS, call, mount
 from demo.teaching_panel import add_teaching_panel
 from demo.uploads import open_upload
 from demo.viewer import (
@@ -25,7 +24,6 @@ from demo.viewer import (
     read,
 )
 
-HOW_IT_WORKS_SCRIPTS = ("i18n.js", "dom.js", "attention_map.js", "transfer_learning.js", "how_it_works.js")
 LINK_STATES = ("", "_hover", "_active", "_visited")
 # System fonts only, so that nothing is downloaded from other servers.
 THEME = gr.themes.Base(
@@ -85,9 +83,9 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
                 add_batch_tab(captioner.explain, translate)
         translate.on_load(page)
         marks = {language: [texts["example_wrong"], texts["example_wrong_short"]] for language, texts in TEXTS.items()}
-        page.load(None, js=f"() => ({read('page.js')})({json.dumps(wrong)}, {json.dumps(marks)})")
+        page.load(None, js=call("label_examples.js", "labelExamples", wrong, marks))
     # A <style> in the head, because Gradio scopes `css` to its own container.
-    head = f"<style>{read('page.css')}</style>"
+    head = f"<style>{read('page.css')}</style>{PRELOADS}"
     return page, {"theme": THEME, "head": head, "footer_links": ["api"]}
 
 
@@ -130,11 +128,10 @@ def add_how_it_works(captioner, photo, settings, tab, opening):
     board = gr.HTML(
         html_template=read("how_it_works.html"),
         css_template=read("how_it_works.css"),
-        js_on_load="\n".join(read(name) for name in HOW_IT_WORKS_SCRIPTS),
+        js_on_load=mount("how_it_works.js", "mountHowItWorks"),
         apply_default_css=False,
         server_functions=[tokenize],
         elem_id="how_it_works",
-        texts=TEXTS,
     )
 
     def run(request: gr.Request, path, *values):

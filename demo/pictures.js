@@ -1,6 +1,9 @@
 // Draws what a visitor takes along: a picture of all maps, and the frames of a film. `paint(canvas, map)` draws a word's
 // map on a canvas that shows the photo.
 
+import { createElement } from "./dom.js";
+import { formatPercent } from "./i18n.js";
+
 const FONT = "system-ui, sans-serif";
 const [INK, GREY, HIGHLIGHT] = ["#1a1a1a", "#666666", "#ffd84d"];
 
@@ -31,7 +34,7 @@ function breakLines(context, words, width) {
 }
 
 // All maps in one picture, laid out as `caption.py --attention` does: the caption, the photo, and a tile for each word.
-function drawPicture(photo, words, paint, note) {
+export function drawPicture(photo, words, paint, note) {
   const [columns, tile, gap, label, lineHeight] = [6, 228, 14, 30, 30]; // pixels
   const scale = tile / Math.max(photo.naturalWidth, photo.naturalHeight / 1.5);
   const [width, height] = [photo.naturalWidth, photo.naturalHeight].map((side) => Math.max(1, Math.round(side * scale)));
@@ -63,7 +66,7 @@ function drawPicture(photo, words, paint, note) {
 }
 
 // One canvas for each word: the photo with its map, and below it the caption up to this word.
-function drawFilm(photo, words, paint) {
+export function drawFilm(photo, words, paint) {
   const [margin, lineHeight] = [16, 36]; // pixels
   const scale = 640 / Math.max(photo.naturalWidth, photo.naturalHeight);
   const [width, height] = [photo.naturalWidth, photo.naturalHeight].map((side) => Math.max(1, Math.round(side * scale)));

@@ -4,20 +4,19 @@
 the photo input there, so that several viewers can be on one page.
 """
 
-import json
 from pathlib import Path
 
 import gradio as gr
 
-from demo.i18n import TEXTS, get_language
+from demo.i18n import get_language
 from demo.predict import MASK_SIDE, MAX_DISPLAY_SIDE, apply_mask, caption_upload, check_text
+from demo.scripts import mount
 from demo.uploads import check_upload, open_upload
 from modeling_captioner import explain_caption
 
 FOLDER = Path(__file__).parent
 EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
-# Gradio runs a component's script as one function, so the files share one scope. The page without a server does too.
-VIEWER_SCRIPTS = json.loads((FOLDER / "viewer_scripts.json").read_text(encoding="utf-8"))
+VIEWER_EVENTS = ("continue_caption", "caption_masked", "remove_photo", "photo_uploaded")
 # Options of the events that run the model. They share one concurrency limit, so that the batcher sees them together.
 MODEL_EVENT = {"show_progress": "minimal", "concurrency_id": "model"}
 
@@ -42,17 +41,19 @@ def add_photo_input(translate, elem_id="photo"):
     return translate(photo, label="photo", placeholder="photo_placeholder")
 
 
-def add_viewer(elem_id="viewer", scripts=VIEWER_SCRIPTS, answer=None):
-    """Add the viewer, which shows a caption and its maps: those of `answer` when the page opens."""
+def add_viewer(elem_id="viewer", script=("attention_viewer.js", "mountViewer"), answer=None):
+    """Add the viewer, which shows a caption and its maps: those of `answer` when the page opens.
+
+    `script` is the module and the function in it that show the viewer.
+    """
     return gr.HTML(
         answer,
         html_template=read("attention_viewer.html"),
         css_template=read("attention_viewer.css"),
-        js_on_load="\n".join(read(name) for name in scripts),
+        js_on_load=mount(*script, VIEWER_EVENTS),
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes="attention-viewer",
-        texts=TEXTS,
         occlusion=None,
         mask_side=MASK_SIDE,
     )

@@ -1,5 +1,8 @@
 // Creates the elements of the caption: a button for each word with its alternatives, and the list of beams.
 
+import { createElement } from "./dom.js";
+import { fill, formatNumber, formatPercent, texts } from "./i18n.js";
+
 // Describe the position of the map's peak for screen readers.
 function describePeak(map) {
   const side = Math.round(Math.sqrt(map.length));
@@ -8,11 +11,12 @@ function describePeak(map) {
   return fill(texts.position, { row: texts.rows[third(Math.floor(peak / side))], column: texts.columns[third(peak % side)] });
 }
 
-function wordLabel(word) {
+export function wordLabel(word) {
   return fill(texts.word, { word: word.text, percent: formatPercent(word.probability), position: describePeak(word.map) });
 }
 
-function createWord(word, index, prefixLength) {
+// `choose(index, text)` is called when an alternative is chosen.
+export function createWord(word, index, prefixLength, choose) {
   const item = createElement("li", index < prefixLength ? "prefix" : "");
   const button = createElement("button", "word");
   button.dataset.index = index;
@@ -22,13 +26,16 @@ function createWord(word, index, prefixLength) {
   button.setAttribute("aria-label", wordLabel(word));
   const alternatives = createElement("ul", "alternatives");
   alternatives.setAttribute("aria-label", fill(texts.alternatives, { word: word.text }));
-  alternatives.append(...word.alternatives.map((other) => createAlternative(other.word, other.probability, index, word.text)));
+  alternatives.append(
+    ...word.alternatives.map((other) =>
+      createAlternative(other.word, other.probability, word.text, () => choose(index, other.word))),
+  );
   item.append(button, alternatives);
   return item;
 }
 
 // Special tokens such as "<end>" are shown, but a caption cannot continue from them.
-function createAlternative(text, probability, index, chosen) {
+function createAlternative(text, probability, chosen, choose) {
   const item = createElement("li", "");
   const button = createElement("button", "alternative");
   button.append(createElement("span", "", text), createElement("small", "", formatPercent(probability)));
@@ -36,12 +43,12 @@ function createAlternative(text, probability, index, chosen) {
   button.disabled = text.startsWith("<");
   button.classList.toggle("chosen", text === chosen);
   button.setAttribute("aria-label", fill(texts.alternative, { word: text, percent: formatPercent(probability) }));
-  button.addEventListener("click", () => continueCaption(index, text));
+  button.addEventListener("click", choose);
   item.append(button);
   return item;
 }
 
-function createBeam({ caption, log_probability: logProbability }) {
+export function createBeam({ caption, log_probability: logProbability }) {
   const item = createElement("li", "", caption);
   item.append(createElement("small", "", formatNumber(logProbability, 2)));
   return item;

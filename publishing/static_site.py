@@ -4,7 +4,7 @@
     python -m http.server --directory SITE
 
 The captioner runs in the visitor's browser, with its ONNX export and onnxruntime-web, which is fetched from npm once.
-The page is `web/`; its viewer, texts and examples are those of `demo/`.
+The page is `web/`; its viewer, scripts, texts and examples are those of `demo/`.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def build_site(folder, source=SHIPPED, gradio_page=None):
         for name in RUNTIME_FILES:
             (folder / "onnxruntime" / name).write_bytes(package.extractfile(f"package/dist/{name}").read())
     examples = sorted(DEMO.glob("examples/*.jpg"))
-    for file in [*WEB.iterdir(), DEMO / "texts.json", ROOT / "LICENSE"]:
+    for file in [*WEB.iterdir(), *DEMO.glob("*.js"), DEMO / "texts.json", ROOT / "LICENSE"]:
         shutil.copyfile(file, folder / file.name)
     for file in examples:
         shutil.copyfile(file, folder / "examples" / file.name)
@@ -66,7 +66,6 @@ def build_site(folder, source=SHIPPED, gradio_page=None):
     for name, part in parts.items():
         index = index.replace(f"<!-- {name} -->", part)
     write(folder / "index.html", index)
-    write(folder / "viewer.js", viewer_module())
     write(folder / "viewer.css", f"#viewer {{\n{read('attention_viewer.css')}}}\n")
     write(folder / "files.js", f"const FILES = {json.dumps(fingerprints(folder), indent=2)};\n")
 
@@ -125,13 +124,6 @@ def fetch_runtime():
     if base64.b64encode(hashlib.sha512(file.read_bytes()).digest()).decode() != RUNTIME_SHA512:
         raise OSError(f"{file} is damaged or another package; delete it, and it is downloaded again.")
     return file
-
-
-def viewer_module():
-    """The scripts of the viewer, which Gradio runs as one function, as a module with this function."""
-    scripts = [read(name) for name in json.loads(read("viewer_scripts.json"))]
-    body = "\n".join([*scripts, "return { texts, language, fill, formatNumber };"])
-    return f"export function createViewer({{ element, props, trigger, upload, watch }}) {{\n{body}\n}}\n"
 
 
 def example_buttons(photos):

@@ -1,6 +1,8 @@
 // The page: takes photos, asks the worker for captions, and shows them in the viewer that it shares with the Gradio page.
 
-import { createViewer } from "./viewer.js";
+import { mountViewer } from "./attention_viewer.js";
+import { fillTexts } from "./dom.js";
+import { fill, formatNumber, language, texts } from "./i18n.js";
 
 const MASK_SIDE = 48; // cells per side of the grid in which a visitor covers parts of the photo
 const MAX_DISPLAY_SIDE = 1280; // pixels, longer side of the photo as the page displays it
@@ -16,9 +18,9 @@ let worker; // none if the browser has no WebAssembly
 await installServiceWorker();
 
 const watchers = {};
-const props = { texts: await (await fetch("texts.json")).json(), mask_side: MASK_SIDE, value: {}, occlusion: null };
+const props = { mask_side: MASK_SIDE, value: {}, occlusion: null };
 let droppedPhoto; // the last photo dropped on the viewer or pasted
-const { texts, language, fill, formatNumber } = createViewer({
+mountViewer({
   element: query("#viewer"),
   props,
   trigger: (event, data) => queueMicrotask(() => events[event](data)), // once the viewer has done what it is doing
@@ -176,7 +178,7 @@ input.addEventListener("change", () => {
 // Texts such as "# Title\nDetail" are Markdown for Gradio.
 for (const node of document.querySelectorAll("[data-title]")) node.textContent = texts[node.dataset.title].split("\n")[0].slice(2);
 for (const node of document.querySelectorAll("[data-detail]")) node.textContent = texts[node.dataset.detail].split("\n")[1];
-for (const node of document.querySelectorAll("main > :not(#viewer) [data-text]")) node.textContent = texts[node.dataset.text];
+for (const part of document.querySelectorAll("main > :not(#viewer)")) fillTexts(part);
 document.documentElement.lang = language;
 document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 query("main").hidden = false;

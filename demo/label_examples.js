@@ -1,7 +1,10 @@
-(wrong, marks) => {
-  // Gradio renders the example images as buttons without an accessible name, again on every change.
+// Gradio renders the example images as buttons without an accessible name, again on every change.
+
+// `wrong` lists the names of the examples that get a wrong caption; `marks` are [long, short] sentences that say so, by
+// language.
+export function labelExamples(wrong, marks) {
   const page = document.querySelector(".gradio-container");
-  const labelExamples = () => {
+  const label = () => {
     for (const button of page.querySelectorAll(".gallery-item:not([aria-label])")) {
       const image = button.querySelector("img");
       if (!image) continue;
@@ -14,6 +17,6 @@
       button.dataset.mark = shortMark; // shown by page.css
     }
   };
-  new MutationObserver(labelExamples).observe(page, { childList: true, subtree: true });
-  labelExamples();
+  new MutationObserver(label).observe(page, { childList: true, subtree: true });
+  label();
 }
