@@ -21,7 +21,7 @@ from publishing.hub import HubError, open_repository
 from publishing.publish import publish
 
 from . import checkpoints
-from .data import StreamedPhotos, bare_name, captioned_dataset, labelled_dataset, make_tokenizer, read_captions
+from .data import StreamedPhotos, captioned_dataset, label_texts, labelled_dataset, make_tokenizer, read_captions
 from .encoders import check_block, load_encoder_weights, read_encoder_weights
 from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
@@ -217,7 +217,7 @@ def load_captioner(source, **options):
 def vocabulary_texts(settings):
     """Yield the texts of the vocabulary: training captions, further ones of `captions_file`, and labels.
 
-    Each label is repeated `min_word_count` times, so that its words enter the vocabulary.
+    Labels and the frames of their names are repeated `min_word_count` times, so that their words enter the vocabulary.
     """
     if settings.streaming:
         captions = (row["captions"] for row in StreamedPhotos(settings, "train"))
@@ -230,8 +230,8 @@ def vocabulary_texts(settings):
     if settings.captions_file:
         yield from (text for text in read_captions(settings.captions_file) if text not in seen)
     if settings.labelled_photos:
-        labels = set(labelled_dataset(settings.labelled_photos)["label"])
-        yield from [bare_name(label) for label in sorted(labels)] * settings.min_word_count
+        labels = sorted(set(labelled_dataset(settings.labelled_photos)["label"]))
+        yield from label_texts(labels) * settings.min_word_count
 
 
 def new_captioner(settings):

@@ -9,7 +9,16 @@ from tests.helpers.drawn import COLOURS, SHAPES, drawn_photo
 from tests.helpers.training import arguments, history
 from train.cli import main, resolve, run
 from train.data import CaptionedPhotos, LabelledPhotos, LabelSentences, held_out_split, labelled_dataset
-from train.data.labels import bare_name, label_names, mentions
+from train.data.labels import (
+    MAX_SENTENCES,
+    MIN_SENTENCES,
+    bare_name,
+    framed_names,
+    label_names,
+    label_texts,
+    mentions,
+)
+from train.words import split_words
 
 
 @pytest.mark.parametrize(
@@ -22,7 +31,36 @@ from train.data.labels import bare_name, label_names, mentions
         ("toothbrush", ["toothbrush"]),
         ("caltech101/BACKGROUND_Google", []),
         ("coco", []),
-        ("", []),
+        # ImageNet's own: synonyms, of which Latin ones are left out
+        ("tench, Tinca tinca", ["tench"]),
+        ("Tinca tinca, tench", ["tench"]),
+        ("tench, tinca tinca", ["tench"]),
+        ("n01440764 tench, Tinca tinca", ["fish", "tench"]),
+        ("tiger shark, Galeocerdo cuvieri", ["tiger shark", "shark"]),
+        ("ice bear, polar bear, Ursus Maritimus, Thalarctos maritimus", ["ice bear", "polar bear", "bear"]),
+        ("timber wolf, gray wolf, Canis lupus lycaon", ["timber wolf", "gray wolf", "wolf"]),
+        ("gorilla, Gorilla gorilla", ["gorilla"]),
+        ("American egret, great white heron, Egretta albus", ["american egret", "great white heron", "egret"]),
+        ("Lhasa, Lhasa apso", ["lhasa", "lhasa apso"]),
+        ("binoculars, field glasses, opera glasses", ["binoculars", "field glasses", "opera glasses"]),
+        ("Pizza margherita", ["pizza margherita", "margherita"]),
+        # remarks, articles, punctuation
+        ("crane (bird, wading)", ["crane"]),
+        ("ice cream (cone)", ["ice cream"]),
+        ("(cone)", ["cone"]),
+        ("traffic cone (orange", ["traffic cone orange", "orange"]),
+        ("a dog", ["dog"]),
+        ("The Eiffel Tower!", ["eiffel tower", "tower"]),
+        ("dog.n.01", ["dog"]),
+        ("T_shirt", ["t-shirt"]),
+        ("hen-of-the-woods", ["hen of the woods", "hen"]),
+        ("salt & pepper", ["salt and pepper", "pepper"]),
+        ("\u092c\u093f\u0932\u094d\u0932\u0940", ["\u092c\u093f\u0932\u094d\u0932\u0940"]),  # vowel signs
+        *(
+            (nothing, [])
+            for nothing in ("", " ", "_", "???", "...", "()", "nan", "None", "N/A", "null", "7", "a", "unknown")
+        ),
+        ("dog, nan, ???", ["dog"]),
     ],
 )
 def test_names_of_labels(label, names):
@@ -43,14 +81,52 @@ def test_mentions_match_whole_words(caption, names, named):
     assert mentions(caption, names) is named
 
 
-def test_sentences_about_a_label_or_its_bare_name():
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("n02708093_anchor", "an anchor"),
+        *((name, f"an {name}") for name in ("hourglass", "hour", "heirloom", "umbrella", "oboe", "upright piano")),
+        *((name, f"an {name}") for name in ("unidentified object", "eel", "mp3 player", "suv", "x-ray", "8 ball")),
+        *((name, f"a {name}") for name in ("unicycle", "unicorn", "ewer", "euphonium", "ukulele", "one way sign")),
+        *((name, f"a {name}") for name in ("yurt", "cd player", "tv", "usb stick", "hermit crab", "4x4", "rhythm")),
+        ("MP3 player", "an mp3 player"),
+        ("European fire salamander", "a european fire salamander"),
+        ("\u00e9clair", "an \u00e9clair"),
+        # plurals and substances have no article, what only looks like them does
+        *((name, name) for name in ("binoculars", "parallel bars", "jeans", "people", "broccoli", "guacamole", "skis")),
+        *((name, f"a {name}") for name in ("lens", "bus", "compass", "cactus", "rhinoceros", "dress", "lens cap")),
+        *((name, name) for name in ("a dog", "an apple", "the eiffel tower")),
+        ("a ox", "a cow"),  # the captions' name has its own article
+        ("stanford40/riding_a_horse", "riding a horse"),
+    ],
+)
+def test_articles_follow_the_sound(label, name):
+    assert bare_name(label) == name
+
+
+def test_sentences_about_a_label_or_frames_around_its_name():
     about = [f"A {colour} piano in a room ." for colour in ("black", "white", "brown", "old", "large")]
-    sentences = LabelSentences([*about, "A man and a woman sit in a room with a piano .", "A pianist plays ."])
+    corpus = [*about, "A man and a woman sit in a room with a piano .", "A pianist plays ."]
+    sentences = LabelSentences(corpus)
     assert sorted(sentences("caltech101/grand_piano")) == sorted(about)
-    assert sentences("sea lion") == ["a sea lion"]
-    assert bare_name("n02708093_anchor") == "an anchor"
+    framed = sentences("sea lion")
+    assert {"a close up of a sea lion", "a sea lion on a white background"} < set(framed)
+    assert MIN_SENTENCES <= len(framed) <= MAX_SENTENCES
+    assert all(mentions(sentence, ["sea lion"]) for sentence in framed)
+    assert len({len(split_words(sentence)) for sentence in framed}) >= 4
+    assert min(len(split_words(sentence)) for sentence in sentences("anchor")) >= 4  # never "an anchor" alone
+    assert "a person riding a horse" in sentences("stanford40/riding_a_horse")
+    assert "a close up of binoculars" in sentences("binoculars")
     throws = [f"A {age} pitcher throws a ball ." for age in ("young", "old", "tall", "left-handed", "famous")]
-    assert LabelSentences(throws)("n03950228_pitcher") == ["a pitcher"]
+    assert LabelSentences(throws)("n03950228_pitcher") == framed_names("pitcher")
+    # frames belong to a language
+    assert LabelSentences(corpus, language="vi")("c\u00e1i neo") == ["c\u00e1i neo"]
+
+
+def test_words_of_labels_and_frames_are_in_the_texts_of_the_vocabulary():
+    labels = ["anchor", "stanford40/riding_a_horse"]
+    words = {word for text in label_texts(labels) for word in split_words(text)}
+    assert words == {word for label in labels for text in framed_names(label) for word in split_words(text)}
 
 
 @pytest.fixture
@@ -100,6 +176,14 @@ def test_names_are_learnt_from_labelled_photos(drawn_set, labelled_set, tmp_path
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", **options)))
     rows = history(tmp_path / "run")
     assert rows[-1]["naming"] == 1
+
+
+def test_photos_without_a_label_are_left_out(tmp_path):
+    """-1 and null in a column of classes, and classes that name nothing."""
+    photo = drawn_photo(COLOURS[0], SHAPES[0])[0]
+    features = Features({"image": Image(), "label": ClassLabel(names=["nan", "tench, Tinca tinca", "???"])})
+    Dataset.from_dict({"image": [photo] * 5, "label": [0, 1, -1, None, 2]}, features).to_parquet(tmp_path / "0.parquet")
+    assert labelled_dataset([str(tmp_path)])["label"] == ["tench, Tinca tinca"]
 
 
 def test_labelled_photos_without_labels_are_an_error(drawn_set, tmp_path, capsys):
