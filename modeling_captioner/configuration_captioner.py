@@ -29,9 +29,9 @@ class CaptionerConfig(PreTrainedConfig):
 
     Args:
         encoder_name: name of a timm architecture that returns a spatial feature map; never a path or a URL.
-        encoder_frozen: keep the encoder's weights and batch norm statistics fixed during training.
         encoder_trained_from: the first block of the encoder that was trained together with the captioner, `"all"`, or
-            None; a record of the training, which changes nothing.
+            None if it was frozen. A record: a new or loaded encoder is frozen until `model.encoder.freeze` says
+            otherwise.
         image_size: side length of the square input image, in pixels.
         rnn_type: `"gru"` (Cho et al. 2014) or `"lstm"` (Hochreiter & Schmidhuber 1997).
         num_layers: number of layers of the first RNN, which reads the preceding words.
@@ -43,6 +43,9 @@ class CaptionerConfig(PreTrainedConfig):
         word_dropout: probability of replacing an input word with `<unk>` during training (Bowman et al. 2016).
         label_smoothing: amount of label smoothing during training (Szegedy et al. 2016, section 7).
         vocab_size: number of words in the tokenizer, including special tokens.
+        languages: the languages of the captions, such as `["en", "vi"]`, the first of which is the default; None for a
+            captioner of one language. Each has a first token of its own, and generation settings of its own in
+            `generation_config.languages`.
 
     Raises `huggingface_hub.errors.StrictDataclassError` for an invalid value and `ValueError` for an unknown option.
     """
@@ -51,7 +54,6 @@ class CaptionerConfig(PreTrainedConfig):
     attribute_map = {"num_hidden_layers": "num_layers"}
 
     encoder_name: str = "inception_v3"
-    encoder_frozen: bool = True
     encoder_trained_from: str | None = None
     image_size: int = 299
     rnn_type: Literal["gru", "lstm"] = "gru"
@@ -64,6 +66,7 @@ class CaptionerConfig(PreTrainedConfig):
     word_dropout: float = 0.1
     label_smoothing: float = 0.1
     vocab_size: int = 5000
+    languages: list[str] | None = None
     pad_token_id: int = 0
     unk_token_id: int = 1
     bos_token_id: int = 2
@@ -73,6 +76,9 @@ class CaptionerConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
+        # Older configurations said twice what was trained.
+        if kwargs.pop("encoder_frozen", None) is False and self.encoder_trained_from is None:
+            self.encoder_trained_from = "all"
         known = LIBRARY_KEYS | GenerationConfig().to_dict().keys()
         for key in kwargs:
             if key not in known and not key.startswith("_"):
@@ -100,6 +106,18 @@ class CaptionerConfig(PreTrainedConfig):
         for name in ("dropout", "word_dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and less than 1.")
+
+    def validate_languages(self):
+        languages = self.languages
+        if languages is not None and not (languages and all(languages) and len(set(languages)) == len(languages)):
+            raise ValueError(f"languages={languages} must be different names, such as ['en', 'vi'], or None for one.")
+
+    def to_dict(self):
+        """As inherited; without `languages` if there is only one."""
+        values = super().to_dict()
+        if values["languages"] is None:
+            del values["languages"]
+        return values
 
 
 CaptionerConfig.register_for_auto_class()

@@ -1,9 +1,12 @@
 """Explaining a caption word by word: `explain`."""
 
+from dataclasses import replace
+
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from .explanation import Explanation, Word, split_at
+from .languages import check_language
 
 
 def explain(model, processor, photo, **settings):
@@ -12,49 +15,56 @@ def explain(model, processor, photo, **settings):
 
 
 @torch.inference_mode()
-def explain_photos(model, processor, photos, *, text="", alternatives=5, **generation):
+def explain_photos(model, processor, photos, *, text="", language=None, alternatives=5, **generation):
     """Caption a batch of photos and explain each caption.
 
     Args:
         model, processor: the captioner.
         photos: a list of photos, see `CaptionerProcessor`.
         text: the words that the captions start with, which stay as written.
+        language: one of those of the captioner; by default the first.
         alternatives: number of most likely words to return for each position.
         generation: keyword arguments for `generate`.
 
     Returns one [`Explanation`] per photo. The maps and probabilities are computed in a single pass over the finished
     caption and equal those of generation, whatever the decoding strategy.
     """
-    inputs = processor(images=photos, text=[text] * len(photos), return_tensors="pt").to(model.device, model.dtype)
+    language = check_language(language, model.config.languages)
+    inputs = processor(images=photos, text=[text] * len(photos), language=language, return_tensors="pt")
+    inputs = inputs.to(model.device, model.dtype)
     regions = model.get_encoder()(inputs.pixel_values)[0]  # (photos, regions, hidden)
     beams = generation.get("num_beams", model.generation_config.num_beams) or 1
-    settings = {"num_return_sequences": beams} | generation
+    settings = {"num_return_sequences": beams, "language": language} | generation
     encoder_outputs = BaseModelOutput(regions)
     sequences = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=inputs.decoder_input_ids, **settings)
-    return [
+    explanations = [
         _build_explanation(
             model, processor, alternatives, regions[[number]], [_truncate_at_end(model, ids) for ids in captions], text
         )
         for number, captions in enumerate(sequences.split(len(sequences) // len(photos)))
     ]
+    return [replace(explanation, language=language) for explanation in explanations]
 
 
 @torch.inference_mode()
-def explain_caption(model, processor, photo, caption, *, alternatives=5):
+def explain_caption(model, processor, photo, caption, *, language=None, alternatives=5):
     """Explain a given caption as if the model had generated it.
 
     Args:
-        model, processor, photo, alternatives: see `explain`.
+        model, processor, photo, language, alternatives: see `explain`.
         caption: the complete caption; the model reads words outside its vocabulary as `<unk>`.
 
     Returns an [`Explanation`] of the words as written, whose `beams` are empty.
     """
-    inputs = processor(images=photo, text=caption, return_tensors="pt").to(model.device, model.dtype)
+    language = check_language(language, model.config.languages)
+    inputs = processor(images=photo, text=caption, language=language, return_tensors="pt")
+    inputs = inputs.to(model.device, model.dtype)
     end = inputs.decoder_input_ids.new_tensor([model.config.eos_token_id])
     ids = torch.cat([inputs.decoder_input_ids[0], end])
     _, log_probabilities, maps = _score(model, model.get_encoder()(inputs.pixel_values)[0], ids)
     words = _words(model, processor, alternatives, ids, log_probabilities, maps, caption)
-    return Explanation(" ".join(word.text for word in words), _log_probability(ids, log_probabilities), words)
+    caption = " ".join(word.text for word in words)
+    return Explanation(caption, _log_probability(ids, log_probabilities), words, language=language)
 
 
 def _truncate_at_end(model, ids):

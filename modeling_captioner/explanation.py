@@ -25,16 +25,23 @@ class Word:
 
 @dataclass
 class Explanation:
-    """A caption, its words, and all returned beams, best first, each with its natural log-probability."""
+    """A caption, its words, and all returned beams, best first, each with its natural log-probability.
+
+    `language` is the one it was said in, None for a captioner of one language.
+    """
 
     caption: str
     log_probability: float
     words: list[Word]
     beams: list[tuple[str, float]] = field(default_factory=list)
+    language: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The explanation as a dictionary for JSON; maps are lists of rows, rounded to 5 digits."""
-        return {
+        """The explanation as a dictionary for JSON; maps are lists of rows, rounded to 5 digits.
+
+        Only a captioner of several languages has a `language`.
+        """
+        values = {
             "caption": self.caption,
             "log_probability": self.log_probability,
             "words": [
@@ -48,6 +55,7 @@ class Explanation:
             ],
             "beams": [{"caption": caption, "log_probability": score} for caption, score in self.beams],
         }
+        return values if self.language is None else values | {"language": self.language}
 
 
 def split_at(text, offsets):

@@ -27,6 +27,7 @@ class EndpointHandler:
         self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
         # Loaded as transformers loads the model's code, so that nothing here depends on `sys.path`.
         self.open_photo = get_class_from_dynamic_module("photos.open_photo", path)
+        self.check_language = get_class_from_dynamic_module("languages.check_language", path)
         self.explain_photos = get_class_from_dynamic_module("explaining.explain_photos", path)
 
     def __call__(self, data):
@@ -34,8 +35,8 @@ class EndpointHandler:
 
         Args:
             data: a dict with `inputs`, one photo or a list of photos, each as bytes, `PIL.Image.Image` or base64
-                string, and optional `parameters`: generation parameters, `text` that the captions start with, and
-                `return_attention`.
+                string, and optional `parameters`: generation parameters, `text` that the captions start with,
+                `language`, and `return_attention`.
 
         Returns one dict per photo with `generated_text` and `score` (the caption's natural log-probability). With
         `return_attention` it also has the `words` of `Explanation.to_dict`: each with `text`, `probability`, `map`
@@ -43,13 +44,14 @@ class EndpointHandler:
         several invalid photos it names the first.
         """
         photos = self._photos(data)
-        text, attention, generation = self._parameters(data)
+        text, language, attention, generation = self._parameters(data)
         try:
             explanations = self.explain_photos(
                 self.model,
                 self.processor,
                 photos,
                 text=text,
+                language=language,
                 **{"num_return_sequences": 1} | generation,
             )
         except (
@@ -86,6 +88,7 @@ class EndpointHandler:
             raise ValueError(f'parameters={parameters!r} is not an object; send {{"num_beams": 3}}, for example.')
         generation = dict(parameters)
         text, attention = generation.pop("text", ""), generation.pop("return_attention", False)
+        language = self.check_language(generation.pop("language", None), self.model.config.languages)
         if not isinstance(text, str):
             raise ValueError(f"text={text!r} is not a string; give the words that the caption starts with.")
         for name, value in generation.items():
@@ -94,7 +97,7 @@ class EndpointHandler:
                 raise ValueError(f"The parameter {name!r} is unknown; use those of GenerationConfig.")
             if name in LIMITS and not (type(value) is int and 1 <= value <= LIMITS[name]):
                 raise ValueError(f"{name}={value!r} must be an integer from 1 to {LIMITS[name]}.")
-        return text, attention, generation
+        return text, language, attention, generation
 
 
 def _decode_base64(string, number):

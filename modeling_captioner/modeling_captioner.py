@@ -7,6 +7,9 @@ Based on "Show, Attend and Tell" (Xu et al. 2015) and the two RNNs of "Bottom-Up
 al. 2018).
 """
 
+import copy
+import re
+
 import timm
 import torch
 from torch import nn
@@ -14,10 +17,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .attention import ATTENTIONS
 from .configuration_captioner import CaptionerConfig
 from .inference import Linear, can_step, fold_batch_norms, refresh, step
+from .languages import check_language
 
 CPU_BATCH_SIZE = 4  # photos at once in inference; on CPUs, larger batches use more memory and are no faster
 
@@ -40,8 +46,7 @@ class CaptionerEncoder(nn.Module):
             )
         self.backbone = timm.create_model(config.encoder_name, pretrained=False, num_classes=0)
         fold_batch_norms(self.backbone)
-        blocks = [name for name, _ in self.backbone.named_children()]
-        self.freeze(blocks if config.encoder_frozen else [])
+        self.freeze([name for name, _ in self.backbone.named_children()])
         self.norm = nn.LayerNorm(self.backbone.num_features)
         self.projection = Linear(self.backbone.num_features, config.hidden_size)
 
@@ -79,7 +84,7 @@ class CaptionerEncoder(nn.Module):
         return self.projection(self.norm(features))
 
     def freeze(self, blocks, batch_norms=False):
-        """Freeze these blocks, named as the children of the network, and unfreeze the others.
+        """Freeze these blocks, named as the children of the network, and unfreeze the others; at first all are frozen.
 
         With `batch_norms`, the batch norms of the other blocks keep their statistics too, but train their scales.
         """
@@ -146,38 +151,47 @@ class CaptionerDecoder(nn.Module):
         self.first_rnn = rnn(config.embedding_size, hidden, config.num_layers, batch_first=True)
         self.attention = ATTENTIONS[config.attention_type](config)
         self.second_rnn = rnn(2 * hidden, hidden, batch_first=True)
-        self.narrow = Linear(hidden, config.embedding_size)
+        self.output_projection = Linear(hidden, config.embedding_size)
         # Tied to the embedding and to output_bias: without memory of its own, and without random draws.
         self.output = Linear(config.embedding_size, config.vocab_size, device="meta")
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.dropout = nn.Dropout(config.dropout)
+        self.register_load_state_dict_pre_hook(_rename_older_weights)
 
-    def forward(self, ids, regions, cache, scored=None):
+    def forward(self, ids, regions, cache, target_mask=None):
         """Score the word after each of `ids`.
 
         Args:
             ids: input words, (batch, words), int64.
             regions: (photos, regions, hidden); each photo has the same number of captions, in consecutive `ids`.
             cache: an [`RnnCache`], which is updated in place.
-            scored: the positions to score, (batch, words), bool; by default all. Words after the last one are not read.
+            target_mask: the positions to score, (batch, words), bool; by default all. Words after the last one of a row
+                are not read.
 
-        Returns logits (batch, words, vocabulary), or (scored, vocabulary), and attention weights (batch, heads, words,
-        regions).
+        Returns logits (batch, words, vocabulary), or (targets, vocabulary); attention weights (batch, heads, words,
+        regions); and the states of the first and of the second RNN, each (batch, words, hidden).
         """
         if not cache.states:
             refresh(self)
             cache.states = self._initial_states(regions, captions_per_photo=len(ids) // len(regions))
-        lengths = (
-            None if scored is None else (scored * torch.arange(1, ids.shape[1] + 1, device=ids.device)).amax(dim=1)
-        )
+        lengths = None if target_mask is None else self._lengths(target_mask)
         words = self.dropout(self.embedding(self._drop_words(ids)))  # (batch, words, embedding)
-        states = self._run(self.first_rnn, "first", words, cache, lengths)  # (batch, words, hidden)
-        context, weights = self._attend(states, self.dropout(regions))
-        states = self._run(self.second_rnn, "second", torch.cat([states, context], dim=-1), cache, lengths)
+        first = self._run(self.first_rnn, "first", words, cache, lengths)  # (batch, words, hidden)
+        context, weights = self._attend(first, self.dropout(regions))
+        second = self._run(self.second_rnn, "second", torch.cat([first, context], dim=-1), cache, lengths)
         cache.words += ids.shape[1]
-        states = states if scored is None else states[scored]
-        # Tied to the embedding (Press & Wolf 2017); this product is much of a generation step, hence the narrow input.
-        return self.output(self.narrow(self.dropout(states))), weights
+        targets = second if target_mask is None else second[target_mask]
+        # Tied to the embedding (Press & Wolf 2017); this product is much of a generation step, hence the projection.
+        return self.output(self.output_projection(self.dropout(targets))), weights, (first, second)
+
+    @staticmethod
+    def _lengths(target_mask):
+        """The number of words of each row to read, up to its last target: a third of a batch is padding.
+
+        At least 1, also for a row without targets, because PyTorch packs no empty sequences. On the CPU, as it wants.
+        """
+        positions = torch.arange(1, target_mask.shape[1] + 1, device=target_mask.device)
+        return (target_mask * positions).amax(dim=1).clamp(min=1).cpu()
 
     def _initial_states(self, regions, captions_per_photo):
         """Initialize the first RNN from the mean region (Xu et al. 2015, section 3.1.2), the rest with zeros."""
@@ -192,7 +206,8 @@ class CaptionerDecoder(nn.Module):
         if not self.training or not self.config.word_dropout:
             return ids
         dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
-        return ids.masked_fill(dropped & (ids != self.config.bos_token_id), self.config.unk_token_id)
+        dropped[:, 0] = False  # the start, which says the language
+        return ids.masked_fill(dropped, self.config.unk_token_id)
 
     def _attend(self, states, regions):
         """Attend with all captions of a photo together, so that the regions are not copied for each caption."""
@@ -211,15 +226,41 @@ class CaptionerDecoder(nn.Module):
             state = state if len(state) > 1 else state[0]  # a pair for an LSTM
             if lengths is None:
                 outputs, state = rnn(inputs, state)
-            else:  # a third of a batch is padding
-                packed = pack_padded_sequence(
-                    inputs, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-                )
+            else:
+                packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
                 outputs, state = rnn(packed, state)
                 outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
             state = state if isinstance(state, tuple) else (state,)
         cache.states[name] = tuple(tensor.transpose(0, 1) for tensor in state)
         return outputs
+
+
+RENAMED = {"decoder.narrow.": "decoder.output_projection."}  # weights, as older captioners name them
+
+
+def _rename_older_weights(decoder, state_dict, prefix, *_):
+    """Let `load_state_dict` read weights under older names, as `from_pretrained` does."""
+    for old, new in RENAMED.items():
+        old, new = (prefix + name.removeprefix("decoder.") for name in (old, new))
+        for key in [key for key in state_dict if key.startswith(old)]:
+            state_dict[new + key.removeprefix(old)] = state_dict.pop(key)
+
+
+def caption_loss(logits, labels, vocab_size, num_items_in_batch=None, label_smoothing=0.0):
+    """Cross-entropy per target word, in nats.
+
+    Args:
+        logits: (..., vocabulary).
+        labels: (...), int64; -100 is ignored.
+        num_items_in_batch: the number of target words of the whole batch, if it is processed in parts whose losses and
+            gradients are added up; by default the number in `labels`.
+    """
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != -100).sum().clamp(min=1)
+    elif torch.is_tensor(num_items_in_batch):
+        num_items_in_batch = num_items_in_batch.to(logits.device)
+    logits, labels = logits.reshape(-1, vocab_size).float(), labels.flatten()
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing) / num_items_in_batch
 
 
 class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -239,22 +280,24 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.encoder = CaptionerEncoder(config)
         self.decoder = CaptionerDecoder(config)
+        self.loss_function = caption_loss
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
-        pixel_values=None,
-        decoder_input_ids=None,
-        labels=None,
-        encoder_outputs=None,
-        region_features=None,
-        cache=None,
-        past_key_values=None,
-        use_cache=None,
-        output_attentions=None,
-        return_dict=None,
-        **kwargs,
-    ):
+        pixel_values: torch.FloatTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        region_features: torch.FloatTensor | None = None,
+        cache: RnnCache | None = None,
+        past_key_values: RnnCache | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Seq2SeqLMOutput:
         """Compute the logits of captions, and their loss if `labels` are given.
 
         Args:
@@ -266,12 +309,19 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             region_features: encoder features before the projection, (batch, regions, channels), instead of
                 `pixel_values`; used to train on cached features of a frozen encoder.
             cache: the [`RnnCache`] of the preceding words; named `past_key_values` before transformers 5.24.
+            output_attentions: also return `cross_attentions`, a tuple of one tensor (batch, heads, words, regions).
+            output_hidden_states: also return `decoder_hidden_states`, the states of the first and of the second RNN,
+                each (batch, words, hidden).
+            kwargs: `num_items_in_batch`, the number of target words that the loss is divided by; by default those in
+                `labels`.
 
-        Returns a `Seq2SeqLMOutput`: `loss` (mean cross-entropy per word, in nats, with label smoothing), `logits`
-        (batch, words, vocabulary; in training 0 where `labels` are -100), `cache` (or `past_key_values`), and with
-        `output_attentions=True` `cross_attentions`, a tuple of one tensor (batch, heads, words, regions). Raises
-        `ValueError` if photos or words are missing.
+        Returns a `Seq2SeqLMOutput`: `loss` (mean cross-entropy per word, in nats, with label smoothing in training),
+        `logits` (batch, words, vocabulary; in training with `labels` only those of the target words, (targets,
+        vocabulary)), `encoder_last_hidden_state` (photos, regions, hidden), `cache` (or `past_key_values`), and what
+        was asked for. Raises `ValueError` if photos or words are missing or do not fit, and for other arguments.
         """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        _refuse_unsupported(kwargs)
         if encoder_outputs is None:
             if (pixel_values is None) == (region_features is None):
                 raise ValueError("Pass exactly one of pixel_values, region_features and encoder_outputs.")
@@ -281,38 +331,73 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if labels is None:
                 raise ValueError("Pass decoder_input_ids or labels; to caption a photo, use generate.")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        regions = encoder_outputs[0]
+        _check_sizes(decoder_input_ids, labels, regions)
         cache = past_key_values if cache is None else cache
         cache = RnnCache() if cache is None else cache  # not `or`: an empty cache is falsy
-        regions = encoder_outputs[0]
-        if len(decoder_input_ids) % len(regions):
-            raise ValueError(
-                f"{len(decoder_input_ids)} captions do not divide evenly among {len(regions)} photos; pass the same"
-                " number of captions for each."
+        target_mask = labels != -100 if labels is not None and self.training else None
+        logits, weights, states = self.decoder(decoder_input_ids, regions, cache, target_mask)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits,
+                labels if target_mask is None else labels[target_mask],
+                logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+                label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
-        scored = labels != -100 if labels is not None and self.training else None
-        logits, weights = self.decoder(decoder_input_ids, regions, cache, scored)
-        loss = None if labels is None else self._loss(logits, labels if scored is None else labels[scored])
-        if scored is not None:
-            logits = logits.new_zeros(*labels.shape, logits.shape[-1]).masked_scatter(scored.unsqueeze(-1), logits)
-        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        output = Seq2SeqLMOutput(
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
+        return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            cross_attentions=(weights,) if output_attentions else None,
+            decoder_hidden_states=states if asked["output_hidden_states"] else None,
+            cross_attentions=(weights,) if asked["output_attentions"] else None,
             encoder_last_hidden_state=regions,
             **{CACHE_NAME: cache if use_cache is not False else None},
         )
-        return output if return_dict is not False else output.to_tuple()
-
-    def _loss(self, logits, labels):
-        smoothing = self.config.label_smoothing if self.training else 0.0
-        return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), label_smoothing=smoothing)
 
     def prepare_decoder_input_ids_from_labels(self, labels):
-        """Shift `labels` to the right and prepend `<start>`."""
+        """Shift `labels` to the right and prepend the start of the default language."""
         ids = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == -100, self.config.pad_token_id)
         ids[:, 0] = self.config.decoder_start_token_id
         return ids
+
+    def generate(self, inputs=None, generation_config=None, *args, language=None, **kwargs):
+        """As inherited, in a language.
+
+        Args:
+            language: one of `config.languages`; its settings, `generation_config.languages[language]`, stand in for
+                those of `generation_config` that are not passed. By default that of the `decoder_input_ids`, if they
+                begin with the first token of a language, otherwise the first. A batch may mix languages by its
+                `decoder_input_ids`.
+
+        Raises `ValueError` for an unknown language.
+        """
+        if language is not None or self.config.languages:
+            generation_config, kwargs = self._in_language(language, generation_config, kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def _in_language(self, language, generation_config, kwargs):
+        """The generation configuration and keyword arguments with the settings of the language."""
+        default = check_language(language, self.config.languages)
+        languages = getattr(self.generation_config, "languages", {})
+        if missing := [name for name in self.config.languages if name not in languages]:
+            raise ValueError(f"generation_config.json has no settings for the language {missing[-1]!r}; add them.")
+        starts = {settings["decoder_start_token_id"]: name for name, settings in languages.items()}
+        ids = kwargs.get("decoder_input_ids")
+        begun = [] if ids is None else [starts.get(start) for start in ids[:, 0].tolist()]  # None: words only
+        if language is not None and set(begun) - {language, None}:
+            raise ValueError(f"decoder_input_ids are not in language={language!r}; pass it to the processor, too.")
+        if len(set(begun)) > 1 and None not in begun:
+            settings = {"decoder_start_token_id": ids[:, 0].tolist()}
+        else:
+            settings = languages[begun[0] if begun and begun[0] else default]
+        if generation_config is None:
+            return None, settings | kwargs
+        generation_config = copy.deepcopy(generation_config)
+        generation_config.update(**settings, defaults_only=True)
+        return generation_config, kwargs
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
         """Also refuse what an RNN over a photo cannot do, in one sentence."""
@@ -321,7 +406,7 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 raise ValueError(f"{option}={value!r} does not work with a captioner; leave it out.")
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
-    def _expand_inputs_for_generation(self, expand_size=1, input_ids=None, **kwargs):
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=True, input_ids=None, **kwargs):
         """Expand only the words: all captions of a photo share its regions."""
         return input_ids.repeat_interleave(expand_size, dim=0), kwargs
 
@@ -333,7 +418,14 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             "AutoModelForImageTextToText": captioner,
             "AutoProcessor": "processing_captioner.CaptionerProcessor",
         }
-        super().save_pretrained(save_directory, **kwargs)
+        # Not under the older names that `from_pretrained` may have found them under.
+        super().save_pretrained(save_directory, **{"save_original_format": False} | kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As inherited; also reads weights under older names."""
+        renamed = {f"^{re.escape(old)}": new for old, new in RENAMED.items()}
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **{"key_mapping": renamed} | kwargs)
 
     def get_encoder(self, modality=None):
         return self.encoder
@@ -366,6 +458,29 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             module.reset_parameters()
         elif isinstance(module, CaptionerDecoder):
             nn.init.zeros_(module.output_bias)
+
+
+def _refuse_unsupported(kwargs):
+    """Refuse arguments that an RNN has no use for, unless they change nothing: None, or a mask of ones."""
+    for name, value in kwargs.items():
+        if value is None or (name.endswith("attention_mask") and torch.is_tensor(value) and value.all()):
+            continue
+        raise ValueError(
+            f"{name} is not supported by a captioner, whose RNNs read every word they are given; leave it out."
+        )
+
+
+def _check_sizes(decoder_input_ids, labels, regions):
+    if len(decoder_input_ids) % len(regions):
+        raise ValueError(
+            f"{len(decoder_input_ids)} captions do not divide evenly among {len(regions)} photos; pass the same number"
+            " of captions for each."
+        )
+    if labels is not None and labels.shape != decoder_input_ids.shape:
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} do not fit decoder_input_ids of shape"
+            f" {tuple(decoder_input_ids.shape)}; pass one label for each input word."
+        )
 
 
 CaptionerForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

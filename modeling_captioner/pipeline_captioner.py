@@ -6,7 +6,16 @@ from .processing_captioner import is_photo, open_photos
 
 
 class CaptionerPipeline(ImageTextToTextPipeline):
-    """As inherited, but photos need no text, one text serves all photos, and photos are opened by `open_photo`."""
+    """As inherited, but photos need no text, one text serves all photos, and photos are opened by `open_photo`.
+
+    A captioner of several languages takes `language="vi"`.
+    """
+
+    def _sanitize_parameters(self, language=None, **kwargs):
+        preprocessing, generation, postprocessing = super()._sanitize_parameters(**kwargs)
+        if language is not None:  # `generate` learns it from the first token
+            preprocessing["language"] = language
+        return preprocessing, generation, postprocessing
 
     def __call__(self, images=None, text=None, **kwargs):
         photos = images if isinstance(images, list | tuple) else [images]

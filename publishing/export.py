@@ -88,7 +88,7 @@ class DecoderStep(nn.Module):
         cache, half = RnnCache(), len(states) // 2
         cache.states = {"first": states[:half], "second": states[half:]}
         cache.words = 1  # steps of generation consist of matrix products, which can be packed; RNN operators cannot
-        logits, attention = self.decoder(input_ids, regions, cache)
+        logits, attention, _ = self.decoder(input_ids, regions, cache)
         return logits, attention, *cache.states["first"], *cache.states["second"]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 def trainable_from(captioner, block, freeze_batch_norm=False):
     """Freeze the backbone of the captioner's encoder up to `block`, and train it from `block` on.
 
-    The configuration records the first block that any stage has trained.
+    The configuration's `encoder_trained_from` records the first block that any stage has trained.
 
     Args:
         captioner: a `CaptionerForConditionalGeneration`.

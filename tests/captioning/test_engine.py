@@ -52,7 +52,7 @@ def float_export(tmp_path_factory):
     folder = tmp_path_factory.mktemp("float")
     model, processor = build_tiny(hidden_size=64)
     with torch.no_grad():  # so that captions differ between photos
-        model.decoder.narrow.weight *= 20
+        model.decoder.output_projection.weight *= 20
         model.decoder.first_state.weight *= 20
     model.generation_config.update(max_new_tokens=8, suppress_tokens=[0, 1, 2], no_repeat_ngram_size=2, num_beams=3)
     model.save_pretrained(folder)

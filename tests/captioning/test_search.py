@@ -71,7 +71,7 @@ def test_every_setting(tiny_captioner, rnn_type, settings):
     """Random weights, scaled so that captions differ between photos and have different lengths."""
     model, _ = tiny_captioner(rnn_type=rnn_type)
     with torch.no_grad():
-        model.decoder.narrow.weight *= 30
+        model.decoder.output_projection.weight *= 30
         model.decoder.output_bias[3] = 8
         for parameter in (*model.decoder.first_rnn.parameters(), *model.decoder.second_rnn.parameters()):
             parameter *= 4

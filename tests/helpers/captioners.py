@@ -8,7 +8,7 @@ from tests.helpers.drawn import all_drawn_photos
 from train.data.vocabulary import make_tokenizer
 
 # A small convolutional network keeps tests fast; Inception-v3 is tested where it matters.
-TINY_ENCODER = {"encoder_name": "test_resnet", "image_size": 64, "encoder_frozen": True}
+TINY_ENCODER = {"encoder_name": "test_resnet", "image_size": 64}
 
 
 def build_tiny(**options):

@@ -68,7 +68,7 @@ def save_captioner(folder, **options):
             model.decoder.attention.score.weight *= 100
         else:
             model.decoder.attention.query.weight *= 300
-        model.decoder.narrow.weight *= 30
+        model.decoder.output_projection.weight *= 30
     model.generation_config.update(
         suppress_tokens=[0, 1, 2], min_new_tokens=6, max_new_tokens=9, repetition_penalty=2.0
     )

@@ -15,7 +15,8 @@ from modeling_captioner import inference
 @pytest.fixture
 def inception(tiny_captioner):
     """A captioner with non-trivial batch norms, and photos."""
-    model, _ = tiny_captioner(encoder_name="inception_v3", image_size=128, encoder_frozen=False)
+    model, _ = tiny_captioner(encoder_name="inception_v3", image_size=128)
+    model.encoder.freeze([])
     generator = torch.Generator().manual_seed(3)
     for module in model.encoder.backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

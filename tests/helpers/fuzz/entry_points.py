@@ -83,7 +83,6 @@ def try_trainer(files, folder):
     (files[0].parent / "metadata.jsonl").write_text("".join(rows))
     options = TINY_ENCODER | {"hidden_size": 32, "embedding_size": 16, "min_word_count": 1, "num_train_epochs": 1}
     options |= {"data_dir": files[0].parent, "output_dir": folder / "run", "max_broken_fraction": 1}
-    del options["encoder_frozen"]
     command = [sys.executable, "-m", "train", *(f"--{name}={value}" for name, value in options.items())]
     _, errors = run_program(command, (0,))
     assert (folder / "run" / "model.safetensors").is_file()
