@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, explain
-from train.data import captioned_dataset, photo_of
+from train.data import captioned_dataset, photo_of, sources
 from train.settings import Settings
 
 OCCLUDED = 4  # regions
@@ -82,7 +82,8 @@ def main():
     options = parser.parse_args()
     model = CaptionerForConditionalGeneration.from_pretrained(options.model).eval()
     processor = CaptionerProcessor.from_pretrained(options.model)
-    photos = captioned_dataset(Settings(data_dir=options.data_dir, max_eval_samples=options.photos))["validation"]
+    settings = Settings(data_dir=[options.data_dir], max_eval_samples=options.photos)
+    photos = captioned_dataset(sources(settings)[0], settings)["validation"]
     rng = np.random.default_rng(0)
     results = [measure(model, processor, photo_of(row), rng) for row in tqdm(photos, leave=False)]
     rows = np.concatenate([rows for rows, _ in results])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from train.cli import vocabulary_texts
-from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset, make_tokenizer
+from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset, make_tokenizer, sources
 from train.data.dataset import load_splits
 from train.data.features import SHARD_BYTES
 from train.settings import Settings
@@ -106,16 +106,16 @@ def measure(count, processor, folder):
     with multiprocessing.get_context("spawn").Pool() as pool:
         pool.map(functools.partial(draw_shard, count=count, folder=folder), range(SHARDS))
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
-    settings = Settings(data_dir=str(folder), validation_fraction=5000 / 120_000)
+    settings = Settings(data_dir=[str(folder)], validation_fraction=5000 / 120_000)
     encoder = Pooling()
     with Step("reading the shards"):
         load_splits(settings)
     with Step("columns, captions, splits"):
-        captioned_dataset(settings, photos=False)
+        captioned_dataset(sources(settings)[0], settings, photos=False)
     with Step("vocabulary"):  # which reads the captions again
         tokenizer = make_tokenizer(vocabulary_texts(settings), min_count=5)
     with Step("checking the photos"):
-        photos = captioned_dataset(settings)["train"]
+        photos = captioned_dataset(sources(settings)[0], settings)["train"]
     shard = photos.select(range(min(len(photos), SHARD_BYTES // (2 * 64 * 2048))))  # float16
     with Step("first shard of features"):
         cached_features(encoder, processor, shard, folder / "features", 32)

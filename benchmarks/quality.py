@@ -2,8 +2,8 @@
 
     python benchmarks/quality.py ../shared/data/flickr8k ../shared/data/coco-mini
 
-Also counts what the metrics do not show: distinct captions, captions with `<unk>`, and captions that mention a gender,
-an age or a race that no reference caption of the photo mentions.
+Also counts what the metrics do not show: distinct captions, captions with `<unk>`, captions that repeat a content word,
+and captions that mention a gender, an age or a race that no reference caption of the photo mentions.
 """
 
 import argparse
@@ -18,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from train.cli import load_captioner
 from train.evaluation import evaluate_captioner, write_evaluation
 from train.settings import Settings
+from train.stages.captions import group_rows
+from train.stages.self_critical import repeated_words
+
+ECHO = re.compile(r"\b(\w+) (?:and|và) (?:an? )?\1\b", re.IGNORECASE)
 
 PEOPLE = {
     "gender": r"man|men|woman|women|boys?|girls?|guys?|lady|ladies|male|female|gentlem[ae]n",
@@ -33,36 +37,49 @@ def count_unfounded(captions, references, words):
     return sum(not any(words.search(text) for text in texts) for texts in used), len(used)
 
 
+def describe(name, rows, scores):
+    """Print the metrics of a data set in a language, and what they do not show."""
+    captions, references = ([row[key] for row in rows] for key in ("caption", "references"))
+    print(f"{name}: {len(captions)} photos, {len(set(captions))} distinct captions")
+    for metric, value in scores.items():
+        print(f"  {metric:8} {value:.4g}")
+    print(f"  <unk>    {sum('<unk>' in caption for caption in captions)}")
+    people = [text for texts in references for text in texts]
+    for whose, texts in (("captions", captions), ("references", people)):
+        repeated = sum(map(bool, map(repeated_words, texts))) / len(texts)
+        echoes = sum(bool(ECHO.search(text)) for text in texts)
+        print(f'  {whose} that repeat a content word: {repeated:.1%}; with an echo ("X and X"): {echoes}')
+    for kind, words in PEOPLE.items():
+        wrong, used = count_unfounded(captions, references, words)
+        print(f"  {kind}: mentioned in {used} captions, in {wrong} of them without a reference")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", nargs="+")
     parser.add_argument("--model", default=str(Path(__file__).parents[1] / "modeling_captioner"))
+    parser.add_argument("--data_languages", nargs="+", default=[], help="As the trainer's, for several languages.")
+    parser.add_argument("--eval_split", help="The split to score. Default: validation.")
     parser.add_argument("--num_beams", type=int, default=3)
     parser.add_argument("--max_new_tokens", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument(
-        "--output_dir", type=Path, help="Write predictions.json and scores.json to a subfolder per dataset."
-    )
+    parser.add_argument("--output_dir", type=Path, help="Write predictions.json and scores.json here.")
     options = parser.parse_args()
-    for folder in options.data_dir:
-        settings = Settings(
-            data_dir=folder,
-            evaluate_only=True,
-            num_beams=options.num_beams,
-            max_new_tokens=options.max_new_tokens,
-            per_device_eval_batch_size=options.batch_size,
-        )
-        results, scores = evaluate_captioner(Accelerator(), *load_captioner(options.model), settings)
-        captions, references = ([row[name] for row in results.values()] for name in ("caption", "references"))
-        print(f"{folder}: {len(captions)} photos, {len(set(captions))} distinct captions")
-        for name, value in scores.items():
-            print(f"  {name:8} {value:.4g}")
-        print(f"  <unk>    {sum('<unk>' in caption for caption in captions)}")
-        for name, words in PEOPLE.items():
-            wrong, used = count_unfounded(captions, references, words)
-            print(f"  {name}: mentioned in {used} captions, in {wrong} of them without a reference")
-        if options.output_dir:
-            write_evaluation(results, scores, options.output_dir / Path(folder).name)
+    settings = Settings(
+        data_dir=options.data_dir,
+        data_languages=options.data_languages,
+        eval_split=options.eval_split,
+        evaluate_only=True,
+        num_beams=options.num_beams,
+        max_new_tokens=options.max_new_tokens,
+        per_device_eval_batch_size=options.batch_size,
+    )
+    results, scores = evaluate_captioner(Accelerator(), *load_captioner(options.model), settings)
+    groups = group_rows(results.values())
+    for name, rows in groups.items():
+        describe(name, rows, scores[name] if len(groups) > 1 else scores)
+    if options.output_dir:
+        write_evaluation(results, scores, options.output_dir)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from captioning.torch_captioner import generate_captions
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
-from train.data import captioned_dataset, photo_of
+from train.data import captioned_dataset, photo_of, sources
 from train.metrics import caption_metrics
 from train.settings import Settings
 
@@ -157,7 +157,8 @@ def main():
     parser.add_argument("--photos", type=int, default=300)
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=list(RUNTIMES), metavar="RUNTIME")
     options = parser.parse_args()
-    sets = captioned_dataset(Settings(data_dir=options.data_dir, max_train_samples=32, max_eval_samples=options.photos))
+    settings = Settings(data_dir=[options.data_dir], max_train_samples=32, max_eval_samples=options.photos)
+    sets = captioned_dataset(sources(settings)[0], settings)
     processor = CaptionerProcessor.from_pretrained(FOLDER)
     calibration, photos = preprocess(processor, sets["train"]), preprocess(processor, sets["validation"])
     with tempfile.TemporaryDirectory() as folder:

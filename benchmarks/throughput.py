@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from captioning.torch_captioner import generate_per_core
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
-from train.data import captioned_dataset, photo_of
+from train.data import captioned_dataset, photo_of, sources
 from train.metrics import caption_metrics
 from train.settings import Settings
 
@@ -125,8 +125,8 @@ def resident(pid):
 
 def compare_decoding(model, processor, data_dir, count=200):
     """Print how many photos, enlarged to 4,000 pixels, get the same caption as with full decoding, and the CIDEr-D."""
-    settings = Settings(data_dir=data_dir, max_eval_samples=count)
-    rows = captioned_dataset(settings, ["validation"])["validation"]
+    settings = Settings(data_dir=[data_dir], max_eval_samples=count)
+    rows = captioned_dataset(sources(settings)[0], settings, ["validation"])["validation"]
     full, reduced = [], []
     for row in rows:
         photo, file = photo_of(row), io.BytesIO()

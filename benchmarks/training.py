@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import preparation
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
-from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset
+from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset, sources
 from train.encoders import trainable_from
 from train.settings import Settings
 from train.stages.captions import model_inputs
@@ -149,12 +149,12 @@ def caching(folder, device):
     """Train the shipped captioner on cached features and on photos."""
     model = CaptionerForConditionalGeneration.from_pretrained(ROOT / "modeling_captioner").to(device).train()
     processor = CaptionerProcessor.from_pretrained(ROOT / "modeling_captioner")
-    settings = Settings(data_dir=str(folder), validation_fraction=0)
-    photos = captioned_dataset(settings, ["train"])["train"]
+    settings = Settings(data_dir=[str(folder)], validation_fraction=0)
+    photos = captioned_dataset(sources(settings)[0], settings, ["train"])["train"]
     features = cached_features(model.encoder, processor, photos, folder / "features", PHOTOS)
     model.train()
     rates = []
-    for rows in (CaptionedPhotos(photos, features), CaptionedPhotos(photos)):
+    for rows in (CaptionedPhotos(photos, features=features), CaptionedPhotos(photos)):
         batches = DataLoader(
             rows, PHOTOS, shuffle=True, collate_fn=Collate(processor, settings, seed=0), drop_last=True
         )

@@ -37,8 +37,9 @@ def trained_card(model, source, name, licence):
     last = stages[-1] if stages else {}
     results = _best(source / "history.jsonl")
     origin, base_model = _origin(stages[0]) if stages else ("weights of unknown origin", None)
-    folder = Path(last.get("data_dir") or last.get("captions_file") or "unknown").resolve()
-    data = last.get("dataset_name") or folder.name
+    places = [last.get(option) or [] for option in ("dataset_name", "data_dir", "captions_file")]
+    hub, *folders = ([place] if isinstance(place, str) else place for place in places)  # older runs had one
+    data = ", ".join([*hub, *(Path(folder).resolve().name for folder in next(filter(None, folders), []))]) or "unknown"
     split = "train" if last.get("validation_fraction") == 0 else "validation"
     title = name.split("/")[-1]
     card_data = ModelCardData(
@@ -47,22 +48,24 @@ def trained_card(model, source, name, licence):
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["image-captioning", "image-to-text", "attention"],
-        datasets=last.get("dataset_name"),
+        language=model.config.languages,
+        datasets=hub or None,
         base_model=base_model,
-        metrics=[METRICS[metric] for metric in results] or None,
+        metrics=list(dict.fromkeys(METRICS[metric] for scores in results.values() for metric in scores)) or None,
         eval_results=[
             EvalResult(
                 task_type=TASK,
                 task_name="Image captioning",
-                dataset_type=data,
-                dataset_name=data,
+                dataset_type=name or data,
+                dataset_name=name or data,
                 dataset_config=last.get("dataset_config_name"),
                 dataset_split=split,
                 metric_type=METRICS[metric],
                 metric_name=metric,
                 metric_value=round(value, 4),
             )
-            for metric, value in results.items()
+            for name, scores in results.items()
+            for metric, value in scores.items()
         ]
         or None,
     )
@@ -106,11 +109,19 @@ def _stages(file):
 
 
 def _best(file):
-    """The metrics of the saved weights, which scored best in the last stage; {} if there are none."""
+    """The metrics of the saved weights, which scored best in the last stage, {data set and language: {metric: value}}.
+
+    The name is "" if there is only one data set and language. Returns {} if there are no metrics.
+    """
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     rows = [row for row in rows if "score" in row and row["stage"] == rows[-1]["stage"]]
     best = max(rows, key=lambda row: row["score"], default={})
-    return {metric: best[metric] for metric in METRICS if metric in best}
+    results = {}
+    for key, value in best.items():
+        metric, _, name = key.partition("/")
+        if metric in METRICS:
+            results.setdefault(name, {})[metric] = value
+    return {name: scores for name, scores in results.items() if name or len(results) == 1}
 
 
 def _origin(first):

@@ -1,6 +1,7 @@
 """The trainer's command line: train an image captioner stage by stage, evaluate or publish one."""
 
 import dataclasses
+import os
 import shlex
 import sys
 from datetime import timedelta
@@ -14,14 +15,23 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, ViTImageProcessorPil
 
 from captioning import loading
-from captioning.cores import usable_cores
 from captioning.errors import print_error
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
 from publishing.hub import HubError, open_repository
 from publishing.publish import publish
 
 from . import checkpoints
-from .data import StreamedPhotos, captioned_dataset, label_texts, labelled_dataset, make_tokenizer, read_captions
+from .data import (
+    StreamedPhotos,
+    captioned_datasets,
+    captions_of,
+    label_texts,
+    labelled_dataset,
+    make_tokenizer,
+    read_captions,
+    sources,
+    start_token,
+)
 from .encoders import check_block, load_encoder_weights, read_encoder_weights
 from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
@@ -195,7 +205,7 @@ def make_accelerator(settings, folder):
 
 def print_cpu_hints(accelerator):
     """Print which options would speed up training on this CPU."""
-    threads, cores = torch.get_num_threads(), usable_cores() // accelerator.num_processes
+    threads, cores = torch.get_num_threads(), os.cpu_count() // accelerator.num_processes
     if threads < cores:
         hint = f"pass --num_cpu_threads_per_process {cores} to `accelerate launch` to use all of them"
         accelerator.print(f"Each process uses {threads} of {cores} cores; {hint}.", file=sys.stderr)
@@ -214,24 +224,31 @@ def load_captioner(source, **options):
     return captioner, processor
 
 
-def vocabulary_texts(settings):
+def vocabulary_texts(settings, languages):
     """Yield the texts of the vocabulary: training captions, further ones of `captions_file`, and labels.
 
     Labels and the frames of their names are repeated `min_word_count` times, so that their words enter the vocabulary.
     """
-    if settings.streaming:
-        captions = (row["captions"] for row in StreamedPhotos(settings, "train"))
-    else:
-        captions = captioned_dataset(settings, ["train"], photos=False)["train"]["captions"]
     seen = set()
-    for texts in captions:
-        seen.update(texts)
-        yield from texts
+    for _, text in _training_captions(settings, languages):
+        seen.add(text)
+        yield text
     if settings.captions_file:
-        yield from (text for text in read_captions(settings.captions_file) if text not in seen)
+        yield from (text for _, text in read_captions(settings.captions_file, languages) if text not in seen)
     if settings.labelled_photos:
         labels = sorted(set(labelled_dataset(settings.labelled_photos)["label"]))
-        yield from label_texts(labels) * settings.min_word_count
+        language = settings.labelled_language or (languages or ["en"])[0]
+        yield from label_texts(labels, language) * settings.min_word_count
+
+
+def _training_captions(settings, languages):
+    if not settings.streaming:
+        sets = captioned_datasets(settings, ["train"], photos=False, languages=languages)
+        yield from (pair for splits in sets.values() for pair in captions_of(splits["train"]))
+        return
+    for source in sources(settings):
+        for row in StreamedPhotos(source, settings, "train", languages):
+            yield from zip(row["languages"], row["captions"], strict=True)
 
 
 def new_captioner(settings):
@@ -239,31 +256,38 @@ def new_captioner(settings):
 
     What may be missing or wrong comes first: reading all texts takes a while.
     """
-    config = CaptionerConfig(**{option: getattr(settings, option) for option in MODEL_OPTIONS})
+    config = CaptionerConfig(**{option: getattr(settings, option) for option in MODEL_OPTIONS if option != "languages"})
+    config.languages = settings.languages or list(dict.fromkeys(settings.data_languages)) or None
     tensors = None
     if settings.encoder_weights:
         tensors = read_encoder_weights(config.encoder_name, settings.encoder_weights, _asked_by(settings))
-    tokenizer = make_tokenizer(vocabulary_texts(settings), settings.min_word_count)
+    languages = config.languages or []
+    tokenizer = make_tokenizer(vocabulary_texts(settings, languages), settings.min_word_count, languages)
     words = describe_words(" ".join(tokenizer.get_vocab()))
     PartialState().print(f"The vocabulary: {len(tokenizer)} {words}; captions are scored in {words}, too.")
     size = {"height": settings.image_size, "width": settings.image_size}
     images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     config.vocab_size = len(tokenizer)
     captioner = CaptionerForConditionalGeneration(config)
+    starts = [start_token(tokenizer, language) for language in languages or [None]]
     captioner.generation_config = GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id,
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
-        suppress_tokens=[config.pad_token_id, config.unk_token_id, config.bos_token_id],
+        suppress_tokens=[config.pad_token_id, config.unk_token_id, *starts],
         num_beams=settings.num_beams,
         max_new_tokens=settings.max_new_tokens,
         min_new_tokens=settings.min_new_tokens,
         no_repeat_ngram_size=3,
     )
+    if languages:
+        captioner.generation_config.languages = {
+            language: {"decoder_start_token_id": start} for language, start in zip(languages, starts, strict=True)
+        }
     if tensors:
         load_encoder_weights(captioner.encoder, tensors, config.encoder_name, settings.encoder_weights)
-    return captioner, CaptionerProcessor(images, tokenizer)
+    return captioner, CaptionerProcessor(images, tokenizer, config.languages)
 
 
 def _asked_by(settings):

@@ -7,7 +7,7 @@ from captioning.coco import image_id
 
 from .loop import evaluate, explain_worker_errors
 from .metrics import caption_metrics, java_metrics
-from .stages.captions import Captions, mean_loss
+from .stages.captions import Captions, group_rows, mean_loss
 
 
 def evaluate_captioner(accelerator, captioner, processor, settings):
@@ -16,17 +16,23 @@ def evaluate_captioner(accelerator, captioner, processor, settings):
     Args:
         settings: name the data set and the split; `evaluate_only` must be set.
 
-    Returns (results, scores) in the main process, None in the others. `results` is {photo number: {"name", "caption",
-    "references", "loss", "words"}}; `scores` is {"photos", "loss" (nats per word of the references), metrics}.
+    Returns (results, scores) in the main process, None in the others. `results` is {(photo number, language): {"set",
+    "language", "name", "caption", "references", "loss", "words"}}; `scores` is {"photos", "loss" (nats per word of the
+    references), metrics}, or with several data sets or languages {"set/language": these scores}.
     """
     stage = Captions(captioner.to(accelerator.device).eval(), processor, settings, accelerator.device)
     with accelerator.autocast(), explain_worker_errors():
         results = evaluate(stage, captioner, accelerator.prepare(stage.dataloader("validation")))
     if not accelerator.is_main_process:
         return None
-    references, captions = ([row[name] for row in results.values()] for name in ("references", "caption"))
-    scores = {"photos": len(results), "loss": mean_loss(results)}
-    return results, scores | caption_metrics(references, captions) | java_metrics(references, captions)
+    scores = {name: _scores(rows) for name, rows in group_rows(results.values()).items()}
+    return results, scores if len(scores) > 1 else next(iter(scores.values()))
+
+
+def _scores(rows):
+    references, captions = ([row[name] for row in rows] for name in ("references", "caption"))
+    scores = {"photos": len(rows), "loss": mean_loss(rows)}
+    return scores | caption_metrics(references, captions) | java_metrics(references, captions)
 
 
 def write_evaluation(results, scores, folder):
@@ -36,6 +42,10 @@ def write_evaluation(results, scores, folder):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"image_id": image_id(row["name"]), "caption": row["caption"]} for row in results.values()]
+    rows = [
+        {"image_id": image_id(row["name"]), "caption": row["caption"]}
+        | ({"language": row["language"]} if row["language"] else {})
+        for row in results.values()
+    ]
     (folder / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Logging of a run: metrics to `history.jsonl`, `curves.png` and Accelerate's trackers, and pictures of captioned
-examples with their attention."""
+"""Logging of a run: metrics to `history.jsonl`, `curves.csv`, `curves.png` and Accelerate's trackers, and pictures of
+captioned examples with their attention."""
 
+import csv
 import importlib
 import json
 
@@ -53,6 +54,7 @@ class History:
         self._add(step, metrics)
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self.accelerator.print(f"\n{self.stage} step {step}: {text}", flush=True)
+        self._write_curves()
         with writing(self.folder / "curves.png"):
             self._plot_curves()
         if examples:
@@ -85,6 +87,16 @@ class History:
             with writing(self.file):
                 part.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
             part.replace(self.file)
+
+    def _write_curves(self):
+        """Write all rows as a table, for a spreadsheet."""
+        file = self.folder / "curves.csv"
+        if self.accelerator.is_main_process:
+            with writing(file), open(file, "w", newline="", encoding="utf-8") as table:
+                columns = dict.fromkeys(name for row in self.rows for name in row)
+                writer = csv.DictWriter(table, columns)
+                writer.writeheader()
+                writer.writerows(self.rows)
 
     def _plot_curves(self):
         """Plot training and validation loss together, to reveal under- and overfitting, and the score below."""

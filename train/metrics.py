@@ -4,7 +4,6 @@ The scorers come from `pycocoevalcap`. Its tokenizer requires Java, so [`tokeniz
 """
 
 import shutil
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import get_stanford_models
 from pycocoevalcap.spice.spice import Spice
 
-from .words import CHARACTER, LETTER
+from .words import CHARACTER, LETTER, normalize
 
 # The Penn Treebank tokenizer of the COCO evaluation splits off clitics, drops punctuation and keeps hyphenated words.
 CLITICS = regex.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
@@ -38,7 +37,7 @@ def tokenize(caption):
     Returns the words, joined by spaces. On 55,667 human captions, 59 results differ from `PTBTokenizer`, most of them
     for abbreviations ("st."); on the 35,000 captions of Flickr8k's training and validation splits, 23.
     """
-    text = unicodedata.normalize("NFC", caption).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = normalize(caption).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return " ".join(WORD.findall(CLITICS.sub(r" \1", text)))
 
 
@@ -85,13 +84,11 @@ class CiderReward:
     of a phrase ("a man on a") would lose nothing, and self-critical training would learn to stop there.
     """
 
-    def __init__(self, corpus, bleu_weight=0.0):
+    def __init__(self, corpus):
         """
         Args:
             corpus: list of reference captions of each photo.
-            bleu_weight: weight of the sentence-level BLEU-4 (from 0 to 1), which is added to CIDEr-D.
         """
-        self.bleu_weight = bleu_weight
         self.frequencies = Counter(
             ngram for texts in corpus for ngram in set().union(*(_ngrams(text) for text in texts))
         )
@@ -105,14 +102,10 @@ class CiderReward:
             captions: list of strings.
             references: list of reference captions for each of `captions`.
 
-        Returns an array (captions,), float64, from 0 to 10 + `bleu_weight`.
+        Returns an array (captions,), float64, from 0 to 10.
         """
         pairs = zip(captions, references, strict=True)
-        scores = np.array([self._score(caption, own_references) for caption, own_references in pairs])
-        if self.bleu_weight:
-            _, bleu = Bleu(MAX_NGRAM).compute_score(*_tokenize_all(references, captions), verbose=0)
-            scores += self.bleu_weight * np.array(bleu[-1])  # BLEU-4 of each caption
-        return scores
+        return np.array([self._score(caption, own_references) for caption, own_references in pairs])
 
     def _score(self, caption, references):
         vector, norms, length = self._vector(caption)

@@ -16,7 +16,6 @@ from modeling_captioner import CaptionerConfig
 from .loop import OPTIMIZERS, SCHEDULES, SOUPS
 from .settings import Settings
 from .stages import STAGES
-from .stages.self_critical import BASELINES
 
 RECIPES = Path(__file__).parent / "recipes"
 DATASET_OPTIONS = ["dataset_name", "dataset_config_name", "data_dir"]
@@ -27,7 +26,6 @@ CHOICES = {
     "optim": OPTIMIZERS,
     "lr_scheduler_type": SCHEDULES,
     "soup": SOUPS,
-    "baseline": BASELINES,
     "rnn_type": get_args(CaptionerConfig.__dataclass_fields__["rnn_type"].type),
     "attention_type": get_args(CaptionerConfig.__dataclass_fields__["attention_type"].type),
     "mixed_precision": PrecisionType.list(),
@@ -60,7 +58,7 @@ def resolve(arguments=None):
     stages = recipe.pop("stages", None) or [{}]
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise ValueError("The recipe's 'stages' are not a list of options; begin each with a line '- stage: captions'.")
-    if command.dataset_name or command.data_dir:  # replaces the data set of the recipe
+    if command.dataset_name or command.data_dir:  # replaces the data sets of the recipe
         for options in (recipe, *stages):
             for option in DATASET_OPTIONS:
                 options.pop(option, None)

@@ -37,31 +37,50 @@ class Settings:
     seed: int = option(42, "Random seed of splits, shuffling, dropout, sampling and augmentation.")
 
     # data
-    dataset_name: str | None = option(None, "Captioned data set on the Hub.")
-    dataset_config_name: str | None = option(None, "Configuration of the data set on the Hub.")
-    data_dir: str | None = option(
-        None, "Captioned data set on disk: parquet, imagefolder, webdataset, COCO, Flickr8k or Flickr30k."
+    dataset_name: list[str] = option([], "Captioned data sets on the Hub.")
+    dataset_config_name: str | None = option(None, "Configuration of the data sets on the Hub.")
+    data_dir: list[str] = option(
+        [],
+        "Captioned data sets on disk, each in its own layout: parquet, imagefolder, webdataset, COCO, Flickr8k or"
+        " Flickr30k. Each keeps its own validation split.",
+    )
+    data_weights: list[float] = option(
+        [], "How often each photo of a data set is drawn in an epoch, one number per data set. Default: once."
+    )
+    data_languages: list[str] = option(
+        [],
+        "Language of each data set's captions, e.g. en vi, for a captioner with several languages. Not needed where the"
+        " data say it: dictionaries by language, columns such as captions_vi, a column named language.",
     )
     image_column: str | None = option(None, "Column with the photos. Default: recognised by name.")
     caption_column: str | None = option(None, "Column with the captions. Default: recognised by name.")
-    caption_language: str | None = option(None, "Language to read if captions are dictionaries by language, e.g. vi.")
-    captions_file: str | None = option(
-        None, "Text file with one caption per line, for the stage language, the vocabulary and labelled photos."
+    caption_language: str | None = option(
+        None, "Language to read if captions are dictionaries by language, e.g. vi, for a captioner of one language."
+    )
+    captions_file: list[str] = option(
+        [],
+        "Text file with one caption per line, for the stage language, the vocabulary and labelled photos; for a"
+        " captioner with several languages, one file per language, in the order of --languages.",
     )
     labelled_photos: list[str] = option(
         [],
         "Folders of photos with a class label and no caption (imagefolders, or parquet with the columns image and"
         " label), from which the stage captions learns names. A tenth of them is held out for validation.",
     )
+    labelled_language: str | None = option(
+        None, "Language of the names of the labelled photos. Default: the captioner's first."
+    )
     labelled_share: float = option(0.25, "Fraction of the photos of an epoch that are labelled photos.")
     photo_dirs: list[str] = option([], "Folders of photos without captions (parquet or image files), for distil.")
     validation_fraction: float = option(
         0.2,
-        "Fraction of the photos held out for validation if the data set has no validation split; 0 validates on the"
-        " training photos.",
+        "Fraction of the photos held out for validation if a data set has no validation split; 0 validates on the"
+        " training photos, or with several data sets on those that have a validation split.",
     )
-    max_train_samples: int | None = option(None, "Number of training photos to use, after shuffling. Default: all.")
-    max_eval_samples: int | None = option(None, "Number of validation photos to use. Default: all.")
+    max_train_samples: int | None = option(
+        None, "Number of training photos to use of each data set, after shuffling. Default: all."
+    )
+    max_eval_samples: int | None = option(None, "Number of validation photos to use of each data set. Default: all.")
     eval_split: str | None = option(
         None, "Split to validate on. Default: validation, val or test, or validation_fraction of the training split."
     )
@@ -92,6 +111,9 @@ class Settings:
     attention_type: str = option("multi_head", "dot, additive or multi_head.")
     num_attention_heads: int = option(4, "Number of heads of multi_head.")
     min_word_count: int = option(5, "Words that occur less often become <unk>.")
+    languages: list[str] = option(
+        [], "Languages of a new captioner, the first is the default, e.g. en vi. Default: those of --data_languages."
+    )
 
     # model, in every stage
     dropout: float = option(0.3, "Dropout probability of word embeddings, regions and hidden states.")
@@ -148,7 +170,9 @@ class Settings:
     max_new_tokens: int = option(20, "Maximum number of words of a validation caption.")
     min_new_tokens: int | None = option(None, "Minimum length of the captions of a new captioner, in words.")
     captions_per_photo: int = option(
-        5, "Number of captions to use per photo: the first ones, repeated if a photo has fewer."
+        5,
+        "Number of captions to use per photo and language, repeated if a photo has fewer; if it has more, others in"
+        " each epoch.",
     )
 
     # distil
@@ -166,8 +190,7 @@ class Settings:
 
     # self_critical
     cross_entropy_weight: float = option(0.0, "Weight of the reference captions' cross-entropy in the loss.")
-    bleu_weight: float = option(0.0, "Weight of the sentence-level BLEU-4 in the reward, added to CIDEr-D.")
-    sampled_captions: int = option(5, "Number of captions to sample per photo.")
-    baseline: str = option(
-        "mean", "Baseline of the reward: mean of the other samples (Luo 2020) or greedy (Rennie et al. 2017)."
+    repetition_penalty: float = option(
+        0.0, "How much each repeated content word of a sampled caption lowers its reward, which is CIDEr-D."
     )
+    sampled_captions: int = option(5, "Number of captions to sample per photo.")

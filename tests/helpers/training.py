@@ -8,6 +8,7 @@ import sys
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from tests.helpers.captioners import TINY_ENCODER
 from tests.helpers.paths import ROOT
+from train.data import StreamedPhotos, captioned_dataset, sources
 
 SMALL = {
     "encoder_name": TINY_ENCODER["encoder_name"],
@@ -50,3 +51,15 @@ def caption_folder(folder, photos, max_new_tokens=10):
     processor = CaptionerProcessor.from_pretrained(folder)
     ids = model.generate(**processor(images=photos, return_tensors="pt"), max_new_tokens=max_new_tokens, num_beams=1)
     return processor.batch_decode(ids, skip_special_tokens=True)
+
+
+def single_dataset(settings, *args, **options):
+    """The splits of the only data set of these settings."""
+    (source,) = sources(settings)
+    return captioned_dataset(source, settings, *args, **options)
+
+
+def single_stream(settings, split):
+    """A stream of the only data set of these settings."""
+    (source,) = sources(settings)
+    return StreamedPhotos(source, settings, split)

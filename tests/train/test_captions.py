@@ -10,7 +10,8 @@ from datasets import ClassLabel, Dataset, Features, Translation, TranslationVari
 from datasets import config as datasets_config
 from transformers import PreTrainedTokenizerFast
 
-from train.data import StreamedPhotos, captioned_dataset, make_tokenizer, read_captions
+from tests.helpers.training import single_dataset, single_stream
+from train.data import make_tokenizer, read_captions
 from train.data.captions import clean
 from train.settings import Settings
 
@@ -36,9 +37,9 @@ def read(tmp_path, photo):
         rows = Dataset.from_list(rows, features=features and Features(features))
         (tmp_path / "set").mkdir(exist_ok=True)
         rows.add_column("image", [one["image"] for one in photos]).to_parquet(tmp_path / "set" / "train.parquet")
-        options = {"data_dir": str(tmp_path / "set"), "streaming": streaming, "validation_fraction": 0} | options
+        options = {"data_dir": [str(tmp_path / "set")], "streaming": streaming, "validation_fraction": 0} | options
         settings = Settings(**options)
-        split = StreamedPhotos(settings, "train") if streaming else captioned_dataset(settings, ["train"])["train"]
+        split = single_stream(settings, "train") if streaming else single_dataset(settings, ["train"])["train"]
         return sorted(row["captions"] for row in split)
 
     return read
@@ -149,7 +150,7 @@ def test_special_tokens_of_other_tools_are_removed(read, tmp_path, text):
     rows = [{"caption": text, "captions": None}, {"caption": None, "captions": text.split()}]
     assert read(rows) == [["two black cats"], ["two black cats"]]
     (tmp_path / "captions.txt").write_text(f"{text}\n<start> <end>\n")
-    assert read_captions(str(tmp_path / "captions.txt")) == ["two black cats"]
+    assert read_captions([str(tmp_path / "captions.txt")]) == [(None, "two black cats")]
 
 
 @pytest.mark.parametrize("text", ["the start of a race", "cats > dogs [1]", "a <3 b", "the end", "a dog's endseqs"])
@@ -160,9 +161,9 @@ def test_text_similar_to_special_tokens_is_kept(text):
 def test_a_captions_file_must_be_utf_8(tmp_path):
     (tmp_path / "captions.txt").write_text("con chó\n", encoding="utf-16")
     with pytest.raises(ValueError, match=r"captions\.txt' is not UTF-8"):
-        read_captions(str(tmp_path / "captions.txt"))
+        read_captions([str(tmp_path / "captions.txt")])
     (tmp_path / "captions.txt").write_text("con chó\n", encoding="utf-8-sig")
-    assert read_captions(str(tmp_path / "captions.txt")) == ["con chó"]
+    assert read_captions([str(tmp_path / "captions.txt")]) == [(None, "con chó")]
 
 
 SENTENCES = {

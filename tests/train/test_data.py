@@ -12,7 +12,8 @@ from modeling_captioner import PhotoError
 from tests.helpers.paths import SHARED
 from tests.helpers.photo_server import PhotoServer
 from tests.helpers.shards import tar
-from train.data import captioned_dataset, photo_of
+from tests.helpers.training import single_dataset
+from train.data import photo_of
 from train.settings import Settings
 
 TEXTS = ["a small one", "the photo"]
@@ -46,7 +47,7 @@ def numbered(photo, number):
 
 
 def loaded(folder, **options):
-    return captioned_dataset(Settings(data_dir=str(folder), **options))
+    return single_dataset(Settings(data_dir=[str(folder)], **options))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_columns_are_recognised(tmp_path, photo_bytes, cells, expected):
     splits = loaded(folder)
     assert {name: len(split) for name, split in splits.items()} == {"train": 8, "validation": 2}
     row = splits["validation"][0]
-    assert row.keys() == {"image", "captions"}
+    assert row.keys() == {"image", "captions", "languages"}
     assert row["captions"] == expected
     assert photo_of(row).size == (64, 64)
 
@@ -134,7 +135,7 @@ def test_rows_of_the_same_photo_are_merged(tmp_path, photo_bytes, embedded):
     captions = [row["captions"] for split in splits.values() for row in split]
     assert sorted(captions) == sorted([[str(n), str(n + 10), str(n + 20)] for n in range(10)])
     assert len(splits["validation"]) == 2
-    alone = captioned_dataset(Settings(data_dir=str(folder)), photos=False)
+    alone = single_dataset(Settings(data_dir=[str(folder)]), photos=False)
     assert {name: split["captions"][:] for name, split in alone.items()} == {
         name: split["captions"][:] for name, split in splits.items()
     }

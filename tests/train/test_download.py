@@ -9,7 +9,8 @@ from datasets import Dataset
 from datasets import config as datasets_config
 
 from tests.helpers.photo_server import PhotoServer
-from train.data import StreamedPhotos, captioned_dataset, photo_of
+from tests.helpers.training import single_dataset, single_stream
+from train.data import photo_of
 from train.data.download import cached_file, download
 from train.settings import Settings
 
@@ -117,17 +118,17 @@ def test_columns_of_urls_are_recognised_by_their_cells(server, tmp_path, columns
         rows.append(cells | {"caption": f"photo {number}"})
     (tmp_path / "set").mkdir()
     Dataset.from_list(rows).to_parquet(tmp_path / "set" / "train.parquet")
-    settings = Settings(data_dir=str(tmp_path / "set"), streaming=streaming, validation_fraction=0)
-    photos = StreamedPhotos(settings, "train") if streaming else captioned_dataset(settings, ["train"])["train"]
+    settings = Settings(data_dir=[str(tmp_path / "set")], streaming=streaming, validation_fraction=0)
+    photos = single_stream(settings, "train") if streaming else single_dataset(settings, ["train"])["train"]
     assert {row["captions"][0]: photo_of(row).size for row in photos} == {f"photo {n}": (64, 64) for n in range(4)}
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_urls_with_other_protocols_are_refused(tmp_path, streaming):
     folder = url_dataset(tmp_path / "set", ["s3://bucket/1.jpg"])
-    settings = Settings(data_dir=str(folder), streaming=streaming, validation_fraction=0)
+    settings = Settings(data_dir=[str(folder)], streaming=streaming, validation_fraction=0)
     with pytest.raises(ValueError, match=r"s3://bucket/1.jpg (is neither a file nor an http|cannot be read)"):
-        any(map(photo_of, StreamedPhotos(settings, "train") if streaming else captioned_dataset(settings)["train"]))
+        any(map(photo_of, single_stream(settings, "train") if streaming else single_dataset(settings)["train"]))
 
 
 def test_closing_the_generator_stops_the_downloads(server):
@@ -140,11 +141,11 @@ def test_closing_the_generator_stops_the_downloads(server):
 
 
 def test_only_the_photos_that_are_used_are_downloaded(server, tmp_path):
-    settings = Settings(data_dir=str(url_dataset(tmp_path / "set", photo_urls(server))))
-    captioned_dataset(settings, photos=False)
+    settings = Settings(data_dir=[str(url_dataset(tmp_path / "set", photo_urls(server)))])
+    single_dataset(settings, photos=False)
     assert not server.requests, "reading only the captions needs no photos"
     settings.max_train_samples, settings.max_eval_samples = 20, 10
-    splits = captioned_dataset(settings)
+    splits = single_dataset(settings)
     assert (len(splits["train"]), len(splits["validation"])) == (20, 10)
     assert len(server.requests) == 30
     for row in (*splits["train"], *splits["validation"]):
@@ -158,15 +159,15 @@ def test_missing_and_broken_photos_are_skipped_and_counted_together(server, tmp_
     urls = photo_urls(server)
     urls[3] = f"{server.address}/missing.jpg"
     folder = url_dataset(tmp_path / "set", urls)
-    options = {"data_dir": str(folder), "validation_fraction": 0}
-    assert len(captioned_dataset(Settings(**options, max_broken_fraction=0.01))["train"]) == 198
+    options = {"data_dir": [str(folder)], "validation_fraction": 0}
+    assert len(single_dataset(Settings(**options, max_broken_fraction=0.01))["train"]) == 198
     assert f"Skipped: {urls[3]} could not be downloaded (status 404)." in caplog.text
     assert "7.jpg is not a readable image" in caplog.text
     assert "2 of 200 photos in the split 'train' are skipped." in caplog.text
     with pytest.raises(ValueError, match=r"2 of 200 photos in the split 'train' are broken, more than"):
-        captioned_dataset(Settings(**options, max_broken_fraction=0.009))
+        single_dataset(Settings(**options, max_broken_fraction=0.009))
     server.photos["missing.jpg"] = server.photos["train2014/1.jpg"]
-    assert len(captioned_dataset(Settings(**options))["train"]) == 199, "a failed download is not cached"
+    assert len(single_dataset(Settings(**options))["train"]) == 199, "a failed download is not cached"
 
 
 def test_loading_stops_early_if_all_downloads_fail(server, tmp_path):
@@ -174,7 +175,7 @@ def test_loading_stops_early_if_all_downloads_fail(server, tmp_path):
     with pytest.raises(
         ValueError, match=r"None of the first 100 photos could be downloaded; the last: http.* \(status 404"
     ):
-        captioned_dataset(Settings(data_dir=str(folder), max_broken_fraction=1))
+        single_dataset(Settings(data_dir=[str(folder)], max_broken_fraction=1))
     assert sum(server.requests.values()) < 300
 
 
@@ -182,8 +183,8 @@ def test_a_stream_prefetches_in_order_and_stores_nothing(server, tmp_path, caplo
     server.wait = 0.5
     urls = photo_urls(server)
     urls[3] = f"{server.address}/missing.jpg"
-    settings = Settings(data_dir=str(url_dataset(tmp_path / "set", urls)), streaming=True, validation_fraction=0)
-    rows = list(StreamedPhotos(settings, "validation"))
+    settings = Settings(data_dir=[str(url_dataset(tmp_path / "set", urls))], streaming=True, validation_fraction=0)
+    rows = list(single_stream(settings, "validation"))
     assert [row["captions"] for row in rows] == [[f"photo {number}"] for number in range(200)]
     assert 16 < server.most <= 32
     assert photo_of(rows[0]).size == (64, 64)

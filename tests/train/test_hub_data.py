@@ -22,20 +22,19 @@ from tests.helpers.shards import tar
 from tests.helpers.training import history
 from tests.helpers.workers import json_worker
 from train.cli import resolve
-from train.data import captioned_dataset
 
 # Reads settings as JSON lines, and prints the splits of each: {split: [[number encoded in the photo, captions]]}.
 WORKER = """
 import json, pickle, sys
 from multiprocessing.reduction import ForkingPickler
-from train.data import StreamedPhotos, captioned_dataset, photo_of
+from train.data import photo_of
 from train.settings import Settings
 
 def streamed(settings, split):  # as a worker reads it that is spawned
-    return pickle.loads(ForkingPickler.dumps(StreamedPhotos(settings, split)))
+    return pickle.loads(ForkingPickler.dumps(single_stream(settings, split)))
 
 def photos(settings, split):
-    rows = streamed(settings, split) if settings.streaming else captioned_dataset(settings, [split])[split]
+    rows = streamed(settings, split) if settings.streaming else single_dataset(settings, [split])[split]
     return sorted([photo_of(row).getpixel((0, 0))[0] // 8, row["captions"]] for row in rows)
 
 for line in sys.stdin:
@@ -248,7 +247,7 @@ RESTVAL = (karpathy_urls, karpathy_in_one_file, karpathy_photos)
     "schema", [*RESTVAL, row_per_caption, webdataset_json, coco_url], ids=lambda schema: schema.__name__
 )
 def test_original_splits(ask, schema, streaming):
-    splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming)
+    splits = ask(dataset_name=[f"coco/{schema.__name__}"], streaming=streaming)
     train = [*KARPATHY["train"], *(KARPATHY["restval"] if schema in RESTVAL else ())]
     expected = {"train": [[n, captions(n)] for n in train], "validation": [[n, captions(n)] for n in KARPATHY["val"]]}
     if streaming and schema is row_per_caption:  # streamed rows are not merged
@@ -259,7 +258,7 @@ def test_original_splits(ask, schema, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("schema", [karpathy_urls, karpathy_in_one_file], ids=lambda schema: schema.__name__)
 def test_another_split_to_validate_on(ask, schema, streaming):
-    splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming, eval_split="test")
+    splits = ask(dataset_name=[f"coco/{schema.__name__}"], streaming=streaming, eval_split="test")
     assert splits["validation"] == [[n, captions(n)] for n in KARPATHY["test"]]
     assert len(splits["train"]) == 9
 
@@ -267,7 +266,7 @@ def test_another_split_to_validate_on(ask, schema, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("schema", [webdataset_lines, answers], ids=lambda schema: schema.__name__)
 def test_photos_are_held_out_if_there_is_no_training_split(ask, schema, streaming):
-    splits = ask(dataset_name=f"coco/{schema.__name__}", streaming=streaming, validation_fraction=0.3)
+    splits = ask(dataset_name=[f"coco/{schema.__name__}"], streaming=streaming, validation_fraction=0.3)
     count = 14 if schema is webdataset_lines else 12
     assert sorted(splits["train"] + splits["validation"]) == [[n, captions(n)] for n in range(count)]
     assert 0 < len(splits["validation"]) < len(splits["train"])
@@ -276,14 +275,14 @@ def test_photos_are_held_out_if_there_is_no_training_split(ask, schema, streamin
 @pytest.mark.parametrize("streaming", [False, True])
 def test_all_captions_of_a_photo_are_in_one_split(ask, streaming):
     """Rows of the same photo are recognised by `cocoid`, because their bytes differ."""
-    splits = ask(dataset_name="coco/row_per_caption_without_splits", streaming=streaming)
+    splits = ask(dataset_name=["coco/row_per_caption_without_splits"], streaming=streaming)
     assert {number for number, _ in splits["train"] + splits["validation"]} == set(range(12))
     assert not {number for number, _ in splits["train"]} & {number for number, _ in splits["validation"]}
 
 
 def test_an_unknown_schema_lists_its_columns(ask):
     for streaming in (False, True):
-        error = ask(dataset_name="coco/unknown", streaming=streaming)
+        error = ask(dataset_name=["coco/unknown"], streaming=streaming)
         assert error.startswith("ValueError: ")
         assert "No column with photos was recognised among picture, title; choose one with --image_column" in error
 
@@ -291,16 +290,14 @@ def test_an_unknown_schema_lists_its_columns(ask):
 # The recipes
 
 
-def test_the_command_line_overrides_the_data_set_of_a_recipe(tmp_path):
+def test_the_command_line_overrides_the_data_set_of_a_recipe():
     for name in ("coco", "practice"):
-        assert all(stage.dataset_name == "yerevann/coco-karpathy" for stage in resolve(["--recipe", name]))
+        assert all(stage.dataset_name == ["yerevann/coco-karpathy"] for stage in resolve(["--recipe", name]))
         for other in ({"data_dir": "photos"}, {"dataset_name": "someone/photos"}):
             ((option, value),) = other.items()
             for stage in resolve(["--recipe", name, f"--{option}", value]):
                 named = {one: getattr(stage, one) for one in ("dataset_name", "data_dir") if getattr(stage, one)}
-                assert named == other
-    with pytest.raises(ValueError, match="--dataset_name and --data_dir exclude each other"):
-        captioned_dataset(resolve(["--dataset_name", "a/b", "--data_dir", str(tmp_path)])[0])
+                assert named == {option: [value]}
 
 
 def test_practice_downloads_only_the_photos_it_uses(hub, ask, tmp_path):
@@ -309,7 +306,7 @@ def test_practice_downloads_only_the_photos_it_uses(hub, ask, tmp_path):
     with PhotoServer({name(number): picture(number) for number in range(14)}) as web:
         karpathy_urls(tmp_path, f"{web.address}/")
         publish(hub, "coco/practice", tmp_path, "datasets")
-        splits = ask(dataset_name="coco/practice", max_train_samples=4, max_eval_samples=1)
+        splits = ask(dataset_name=["coco/practice"], max_train_samples=4, max_eval_samples=1)
         assert sum(web.requests.values()) == 5
     assert (len(splits["train"]), len(splits["validation"])) == (4, 1)
 

@@ -11,9 +11,9 @@ from datasets import config as datasets_config
 
 from tests.helpers.paths import SHARED
 from tests.helpers.shards import tar
-from tests.helpers.training import arguments, history
+from tests.helpers.training import arguments, history, single_dataset, single_stream
 from train.cli import resolve, run
-from train.data import StreamedPhotos, captioned_dataset, photo_of
+from train.data import photo_of
 from train.data.layouts import load_folder, load_photo_folder
 from train.settings import Settings
 
@@ -39,7 +39,7 @@ def put(tmp_path, drawn_photos):
 
 def load(folder):
     """Load a folder and open its photos. Returns {split: {file name: captions}}."""
-    splits = load_folder(Settings(data_dir=str(folder)))
+    splits = load_folder(str(folder), Settings())
     for split in splits.values():
         for row in split:
             photo_of({"image": {"path": row["image"], "bytes": None}})
@@ -73,7 +73,7 @@ def test_metadata_in_a_linked_folder_is_told(put, caplog):
     (folder / "a" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "a red circle"}\n')
     elsewhere = shutil.copytree(folder / "a", folder.parent / "elsewhere")
     (folder / "b").symlink_to(elsewhere)
-    assert len(load_folder(Settings(data_dir=str(folder)))["train"]) == 1
+    assert len(load_folder(str(folder), Settings())["train"]) == 1
     assert "1 linked folders with metadata; move them here" in caplog.text
 
 
@@ -174,7 +174,7 @@ def test_coco_with_the_same_names_in_two_splits(put, annotations, photos, name):
     folder = put(*(photos.format(split, 1) for split in ("train", "val")))
     for split in ("train", "val"):
         coco(folder / annotations.format(split), [1], name.replace("{split}", split).replace("{number}", "{}"))
-    splits = load_folder(Settings(data_dir=str(folder)))
+    splits = load_folder(str(folder), Settings())
     for split, own in (("train", "train"), ("validation", "val")):
         assert [row["image"] for row in splits[split]] == [str(folder / photos.format(own, 1))]
 
@@ -190,23 +190,23 @@ def test_coco_without_training_photos_does_not_train_on_validation_photos(put):
     folder = put("val2017/3.jpg", "val2017/4.jpg")
     coco(folder / "annotations" / "captions_train2017.json", [1, 2])
     coco(folder / "annotations" / "captions_val2017.json", [3, 4])
-    settings = Settings(data_dir=str(folder))
-    assert len(captioned_dataset(settings, ["validation"])["validation"]) == 2, "they can still be evaluated on"
+    settings = Settings(data_dir=[str(folder)])
+    assert len(single_dataset(settings, ["validation"])["validation"]) == 2, "they can still be evaluated on"
     for photos in (True, False):
-        with pytest.raises(ValueError, match="The split 'train' has no photos with captions"):
-            captioned_dataset(settings, ["train"], photos)
+        with pytest.raises(ValueError, match="The split 'train' of set has no photos with captions"):
+            single_dataset(settings, ["train"], photos)
 
 
 def test_annotations_without_photos_are_an_error(put):
     coco(put("1.jpg") / "annotations" / "captions_train2017.json", [5])
     with pytest.raises(ValueError, match="contains no photos with captions; give a folder of parquet"):
-        load_folder(Settings(data_dir=str(put())))
+        load_folder(str(put()), Settings())
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photos in ../shared")
 def test_uit_viic(caplog):
     """All three splits; 205 of 3,850 photos exist."""
-    splits = load_folder(Settings(data_dir=str(SHARED / "data" / "uit-viic")))
+    splits = load_folder(str(SHARED / "data" / "uit-viic"), Settings())
     assert {name: len(split) for name, split in splits.items()} == {"train": 146, "validation": 48, "test": 11}
     assert [record.message for record in caplog.records] == [
         "uitviic_captions_test2017.json lists 231 photos, of which 220 are missing.",
@@ -228,11 +228,11 @@ def photo(drawn_photos):
 
 def read(folder, streaming, **options):
     """Load or stream all photos, and open them. Returns [(file name, captions)]."""
-    settings = Settings(data_dir=str(folder), streaming=streaming, validation_fraction=0, **options)
+    settings = Settings(data_dir=[str(folder)], streaming=streaming, validation_fraction=0, **options)
     if streaming:
-        rows = list(StreamedPhotos(settings, "validation"))
+        rows = list(single_stream(settings, "validation"))
     else:
-        rows = captioned_dataset(settings, ["validation"])["validation"]
+        rows = single_dataset(settings, ["validation"])["validation"]
     assert all(photo_of(row).size == (64, 64) for row in rows)
     return sorted((row["image"]["path"].rpartition("/")[2], row["captions"]) for row in rows)
 
@@ -277,16 +277,16 @@ def test_webdataset_splits_in_folders_and_chosen_columns(tmp_path, photo, stream
     for split, number in (("train", 1), ("val", 2)):
         metadata = json.dumps({"captions": ["one"], "captions_vi": [f"ảnh {number}"]}).encode()
         tar(folder / split / "000.tar", {f"{number}.jpg": photo, f"{number}.json": metadata})
-    settings = Settings(data_dir=str(folder), streaming=streaming, caption_column="captions_vi", image_column="jpg")
+    settings = Settings(data_dir=[str(folder)], streaming=streaming, caption_column="captions_vi", image_column="jpg")
     for split, caption in (("train", "ảnh 1"), ("validation", "ảnh 2")):
-        rows = list(StreamedPhotos(settings, split) if streaming else captioned_dataset(settings, [split])[split])
+        rows = list(single_stream(settings, split) if streaming else single_dataset(settings, [split])[split])
         assert [row["captions"] for row in rows] == [[caption]]
 
 
 def test_webdataset_without_known_members_lists_those_found(tmp_path, photo):
     tar(tmp_path / "set" / "0.tar", {"1.jpg": photo, "1.json": b'{"titles": ["one"]}', "1.npy": b""})
-    settings = Settings(data_dir=str(tmp_path / "set"))
-    for load in (lambda: captioned_dataset(settings), lambda: StreamedPhotos(settings, "train")):
+    settings = Settings(data_dir=[str(tmp_path / "set")])
+    for load in (lambda: single_dataset(settings), lambda: single_stream(settings, "train")):
         with pytest.raises(
             ValueError,
             match=r"among jpg, json, npy, titles; .*--caption_column \(known names: photos .*\.jpeg.*captions",
@@ -325,10 +325,9 @@ def test_archives_do_not_hide_other_layouts(put, count):
         tar(folder / name, {"backup.png": (folder / "0.png").read_bytes()})
     rows = [json.dumps({"file_name": f"{number}.png", "text": f"photo {number}"}) for number in range(count)]
     (folder / "metadata.jsonl").write_text("\n".join(rows))
-    settings = Settings(data_dir=str(folder))
-    assert load_folder(settings)["train"]["text"][:] == [f"photo {number}" for number in range(count)]
+    assert load_folder(folder, Settings())["train"]["text"][:] == [f"photo {number}" for number in range(count)]
     (folder / "metadata.jsonl").unlink()
     photo = {"bytes": (folder / "0.png").read_bytes(), "path": None}
     Dataset.from_list([{"image": photo, "text": "from parquet"}]).to_parquet(folder / "train.parquet")
     (folder / "captions.txt").write_text("captions of no photo at all\nfor the stage language\n")
-    assert load_folder(settings)["train"]["text"][:] == ["from parquet"]
+    assert load_folder(folder, Settings())["train"]["text"][:] == ["from parquet"]

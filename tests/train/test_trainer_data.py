@@ -20,10 +20,9 @@ from modeling_captioner import open_photo
 from tests.helpers.drawn import COLOURS, SHAPES
 from tests.helpers.paths import ROOT
 from tests.helpers.shards import tar
-from tests.helpers.training import arguments, caption_folder, history
+from tests.helpers.training import arguments, caption_folder, history, single_stream
 from train import checkpoints
 from train.cli import resolve, run
-from train.data import StreamedPhotos
 from train.data import features as features_module
 from train.settings import Settings
 
@@ -46,8 +45,8 @@ def shards(tmp_path_factory, drawn_photos):
 
 
 def test_each_photo_of_a_stream_is_in_one_split(shards):
-    settings = Settings(data_dir=str(shards), streaming=True, validation_fraction=0.3)
-    train, validation = StreamedPhotos(settings, "train"), StreamedPhotos(settings, "validation")
+    settings = Settings(data_dir=[str(shards)], streaming=True, validation_fraction=0.3)
+    train, validation = single_stream(settings, "train"), single_stream(settings, "validation")
     orders = []
     for epoch in (0, 1, 0):
         train.set_epoch(epoch)

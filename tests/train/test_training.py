@@ -191,7 +191,7 @@ def test_the_recipe_overfit(tmp_path, drawn_photos):
 def test_every_recipe_resolves(name):
     stages = resolve(["--recipe", name, "--data_dir", "somewhere"])
     assert stages[-1].stage in ("captions", "self_critical")
-    assert all(stage.data_dir == "somewhere" for stage in stages)
+    assert all(stage.data_dir == ["somewhere"] for stage in stages)
 
 
 def test_min_new_tokens_of_a_new_captioner(drawn_set, drawn_photos, tmp_path):

@@ -14,7 +14,7 @@ from modeling_captioner import PhotoError
 
 from .dataset import names_of, photo_of
 from .labels import label_names
-from .vocabulary import encode
+from .vocabulary import encode, start_token
 
 MAX_WORDS = 80  # or characters, in scripts without spaces; longer captions are truncated
 CROP_SCALE = (0.8, 1.0)  # fraction of width and height; large, so that the objects of the caption stay visible
@@ -25,18 +25,22 @@ logger = logging.getLogger(__name__)
 
 
 class CaptionedPhotos(TorchDataset):
-    """A split with rows {"photo": number, "name", "captions", "label", "epoch", "image" or "region_features"}.
+    """A split with rows {"photo": number, "set", "name", "captions", "languages", "label", "epoch", "image" or
+    "region_features"}.
 
     Args:
-        photos: a `Dataset` with the columns `image` and `captions`, or `image` and `label` if `captions` is given.
+        photos: a `Dataset` with the columns `image`, `captions` and `languages`, or `image` and `label` if `captions`
+            is given.
+        name: name of the data set.
         features: cached [`Features`] to use instead of the images.
-        captions: list of captions of each photo.
+        captions: list of captions of each photo, in `language`.
         first: number of the first photo.
     """
 
-    def __init__(self, photos, features=None, captions=None, first=0):
-        self.photos, self.features, self.first, self.epoch = photos, features, first, 0
+    def __init__(self, photos, name="", features=None, captions=None, language=None, first=0):
+        self.photos, self.name, self.features, self.first, self.epoch = photos, name, features, first, 0
         self.captions, self.names = captions or photos["captions"][:], names_of(photos)
+        self.languages = [[language] * len(texts) for texts in captions] if captions else photos["languages"][:]
         self.labels = photos["label"][:] if captions else [None] * len(photos)
 
     def set_epoch(self, epoch):
@@ -48,14 +52,48 @@ class CaptionedPhotos(TorchDataset):
     def __getitem__(self, index):
         row = {
             "photo": self.first + index,
+            "set": self.name,
             "name": self.names[index],
             "captions": self.captions[index],
+            "languages": self.languages[index],
             "label": self.labels[index],
             "epoch": self.epoch,
         }
         if self.features is None:
             return row | {"image": self.photos[index]["image"]}
         return row | {"region_features": torch.from_numpy(self.features[index].astype("float32"))}
+
+
+class WeightedPhotos(TorchDataset):
+    """The photos of several data sets, each drawn `weight` times in an epoch.
+
+    The fractional part of a weight is the fraction of the photos that is drawn once more, others in each epoch.
+
+    Args:
+        sets: a list of [`CaptionedPhotos`].
+        weights: one number for each.
+    """
+
+    def __init__(self, sets, weights, seed):
+        self.sets, self.weights, self.seed = sets, weights, seed
+        self.captions = [captions for photos in sets for captions in photos.captions]
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        self.rows = []
+        for number, (photos, weight) in enumerate(zip(self.sets, self.weights, strict=True)):
+            photos.set_epoch(epoch)
+            times, more = divmod(round(len(photos) * weight), len(photos))
+            rng = random.Random(f"{self.seed} {epoch} {number}")
+            drawn = [*range(len(photos))] * times + rng.sample(range(len(photos)), more)
+            self.rows += [(photos, row) for row in drawn]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        photos, row = self.rows[index]
+        return photos[row]
 
 
 class LabelledPhotos(TorchDataset):
@@ -67,7 +105,8 @@ class LabelledPhotos(TorchDataset):
     mention its label, also sampled for each epoch.
 
     Args:
-        captioned, labelled: [`CaptionedPhotos`]; the captions of `labelled` are all candidate sentences of the label.
+        captioned: [`CaptionedPhotos`] or [`WeightedPhotos`].
+        labelled: [`CaptionedPhotos`]; their captions are all candidate sentences of the label.
         share: fraction of the photos of an epoch that are labelled photos.
         count: number of captions to sample per labelled photo.
     """
@@ -99,15 +138,20 @@ class LabelledPhotos(TorchDataset):
             return self.captioned[index]
         row = self.labelled[self.rows[index - len(self.captioned)]]
         rng = random.Random(f"{self.seed} {row['epoch']} {index}")
-        return row | {"captions": rng.choices(row["captions"], k=self.count)}
+        captions = rng.choices(row["captions"], k=self.count)
+        return row | {"captions": captions, "languages": row["languages"][:1] * self.count}
 
 
 class Collate:
-    """Collate rows into a batch: `pixel_values` or `region_features`, and `labels` with `captions_per_photo` captions.
+    """Collate rows into a batch: `pixel_values` or `region_features`, `labels` and `decoder_input_ids`.
 
-    If `seed` is given (in training), photos are cropped and mirrored at random, determined by seed, epoch and photo.
-    Photos of a stream have not been checked before: a broken one is replaced by a black one without captions, and too
-    many (`max_broken_fraction`) raise `ValueError`. Otherwise, a broken photo raises `PhotoError`.
+    Each photo has `captions_per_photo` rows of `labels` for each language of the batch; those of a language that it has
+    no captions in are empty (-100).
+
+    If `seed` is given (in training), photos are cropped and mirrored at random, and captions are chosen at random,
+    determined by seed, epoch and photo. Photos of a stream have not been checked before: a broken one is replaced by a
+    black one without captions, and too many (`max_broken_fraction`) raise `ValueError`. Otherwise, a broken photo
+    raises `PhotoError`.
     """
 
     def __init__(self, processor, settings, seed=None):
@@ -115,21 +159,33 @@ class Collate:
         self.checked, self.broken = 0, 0
 
     def __call__(self, rows):
-        batch = {name: [row[name] for row in rows] for name in ("name", "captions", "label")}
+        batch = {name: [row[name] for row in rows] for name in ("set", "name", "captions", "languages", "label")}
         batch["photo"] = torch.tensor([row["photo"] for row in rows])
-        labels = [self._labels(row["captions"]) for row in rows]
+        languages = list(dict.fromkeys(language for row in rows for language in row["languages"]))
+        batch["label_languages"] = languages
+        chosen = [[self._choose(row, language) for language in languages] for row in rows]
         if "region_features" in rows[0]:
             batch["region_features"] = torch.stack([row["region_features"] for row in rows])
         else:
             photos = [self._photo(row) for row in rows]
-            labels = [ids if photo else [[-100]] * len(ids) for photo, ids in zip(photos, labels, strict=True)]
+            chosen = [texts if photo else [[]] * len(texts) for photo, texts in zip(photos, chosen, strict=True)]
             photos = [photo or Image.new("RGB", (8, 8)) for photo in photos]
             batch["pixel_values"] = self.processor(images=photos, return_tensors="pt").pixel_values
-        return batch | {"labels": pad_labels(list(itertools.chain.from_iterable(labels)))}
+        captions = [
+            (language, text)
+            for lists in chosen
+            for language, texts in zip(languages, lists, strict=True)
+            for text in texts or [None] * self.settings.captions_per_photo
+        ]
+        return batch | collate_captions(self.processor.tokenizer, captions)
 
-    def _labels(self, captions):
-        captions = itertools.islice(itertools.cycle(captions), self.settings.captions_per_photo)
-        return encode(self.processor.tokenizer, list(captions), MAX_WORDS)
+    def _choose(self, row, language):
+        """`captions_per_photo` captions of a photo in a language, repeated if there are fewer; [] if there are none."""
+        captions = [text for text, own in zip(row["captions"], row["languages"], strict=True) if own == language]
+        count = self.settings.captions_per_photo
+        if self.seed is not None and len(captions) > count:
+            return random.Random(f"{self.seed} {row['epoch']} {row['photo']} captions").sample(captions, count)
+        return list(itertools.islice(itertools.cycle(captions), count))
 
     def _photo(self, row):
         """The photo, or None if it is broken."""
@@ -161,6 +217,16 @@ def augment(photo, captions, rng):
     return photo.transpose(0) if mirror else photo
 
 
-def pad_labels(labels):
-    """Pad lists of ids with -100 to a tensor (captions, words)."""
-    return pad_sequence([torch.tensor(ids) for ids in labels], batch_first=True, padding_value=-100)
+def collate_captions(tokenizer, captions):
+    """Tokenize captions as `labels` (captions, words), padded with -100, and the `decoder_input_ids` that precede them.
+
+    Args:
+        captions: pairs of a language, or None for a captioner of one language, and a caption, or None for an empty row.
+    """
+    given = [text for _, text in captions if text is not None]
+    encoded = iter(encode(tokenizer, given, MAX_WORDS) if given else [])
+    labels = [torch.tensor([-100] if text is None else next(encoded)) for _, text in captions]
+    starts = torch.tensor([start_token(tokenizer, language) for language, _ in captions])
+    labels = pad_sequence(labels, batch_first=True, padding_value=-100)
+    inputs = torch.cat([starts[:, None], labels[:, :-1]], dim=1)
+    return {"labels": labels, "decoder_input_ids": inputs.masked_fill(inputs == -100, tokenizer.pad_token_id)}

@@ -25,6 +25,7 @@ SPECIAL_TOKENS = re.compile(
     re.IGNORECASE,
 )
 MIN_WORDS = 3  # lists with fewer strings on average contain one-word captions rather than the words of one caption
+LANGUAGE_COLUMNS = ("language", "lang")
 NOT_TEXT = "which is not text; choose another column with --caption_column."
 QUOTES_WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 logger = logging.getLogger(__name__)
@@ -35,20 +36,27 @@ class NotTextError(ValueError):
 
 
 class CaptionReader:
-    """Reads the captions of a row: `reader(row)` returns a list of strings, without start and end tokens.
+    """Reads the captions of a row: `reader(row)` returns a list of (language, caption), without start and end tokens.
 
     If several columns contain captions, each row uses the first one that is not empty, because rows from different
     sources may have their captions in different columns. Lists of words are joined.
 
+    The language is None, unless the captioner has several. It is then, in this order, the one that the data name (by
+    columns such as `captions_vi`, dictionaries by language, or a column `language`), or that of the data set.
+
     Args:
         split: a `Dataset`, or an `IterableDataset` whose features are known.
+        source: the [`Source`] of the split.
+        languages: languages of a captioner with several.
 
-    Raises `ValueError` if no column contains captions, or if a cell is not text.
+    Raises `ValueError` if no column contains captions, if a cell is not text, or if the language of a caption is not
+    known.
     """
 
-    def __init__(self, split, settings):
-        self.language, features = settings.caption_language, split.features
-        groups = _caption_columns(split.column_names, settings.caption_column)
+    def __init__(self, split, settings, source=None, languages=None):
+        self.language, self.languages, features = settings.caption_language, languages or [], split.features
+        self.source = source
+        groups = _caption_columns(split.column_names, settings.caption_column, self.languages)
         check_column(
             split, groups[0][0] if groups else settings.caption_column, CAPTION_COLUMNS, "captions", "--caption_column"
         )
@@ -56,36 +64,77 @@ class CaptionReader:
         if not self.groups:
             ((name, *_), *_) = groups
             raise ValueError(f"The column {name!r} contains {_type_name(features[name])}, {NOT_TEXT}")
-        self.columns = [name for names in self.groups for name in names]
+        named = {name for name in split.column_names if self._language_of_column(name)}
+        self.groups = [[name for name in names if name not in named] for names in self.groups]
+        self.groups = [[*names, *sorted(named)] for names in self.groups] or [sorted(named)]
+        self.row_language = next((name for name in LANGUAGE_COLUMNS if languages and name in features), None)
+        self.columns = list(dict.fromkeys(name for names in self.groups for name in names))
         self.labels = {name: features[name] for name in self.columns if isinstance(features[name], ClassLabel)}
         lists = [name for name in self.columns if isinstance(features[name], List)]
         first = list(itertools.islice(split.select_columns(lists), INSPECTED_ROWS)) if lists else []
         self.words = {name for name in lists if is_words([row[name] or [] for row in first], MIN_WORDS)}
         for name in self.words:
             logger.warning("The column %r contains lists of words; each list is joined into one caption.", name)
+        self.columns += [self.row_language] if self.row_language else []
 
     def __call__(self, row):
         for names in self.groups:
-            if texts := [text for name in names for text in self._texts(name, row[name])]:
-                return texts
+            if pairs := [pair for name in names for pair in self._captions(name, row)]:
+                return pairs
         return []
 
-    def _texts(self, name, cell):
+    def _language_of_column(self, name):
+        """The language that the name of a column ends with: "vi" for captions_vi."""
+        stem, _, language = name.rpartition("_")
+        return next(
+            (own for own in self.languages if stem in CAPTION_COLUMNS and own.lower() == language.lower()), None
+        )
+
+    def _captions(self, name, row):
+        """The (language, caption) pairs of a cell."""
+        cell = row[name]
         if name in self.labels and cell is not None:
             cell = self.labels[name].int2str(cell)
         if name in self.words:
             cell = [cell or []]
         try:
-            return texts_of(cell, self.language)
+            if not self.languages:
+                return [(None, text) for text in texts_of(cell, self.language)]
+            if names_languages(cell, self.languages):
+                return [(own, text) for own in self.languages for text in _texts_in(cell, own)]
+            texts = texts_of(cell)
+            return [(self._language(name, row), text) for text in texts] if texts else []
         except NotTextError as error:
             raise ValueError(f"The column {name!r} contains {error}") from error
 
+    def _language(self, name, row):
+        """The language of the captions in a column of a row."""
+        language = self._language_of_column(name)
+        language = language or (row[self.row_language] if self.row_language else None) or self.source.language
+        known = ", ".join(self.languages)
+        if language is None:
+            raise ValueError(
+                f"The captions of {self.source.name} do not say their language, and the captioner has several; give the"
+                f" language of each data set with --data_languages ({known})."
+            )
+        matching = [own for own in self.languages if _same_language(language, own)]
+        if not matching:
+            raise ValueError(
+                f"{self.source.name} has captions in {language!r}; the captioner's languages are {known}. Start a new"
+                " captioner with --languages, or leave that data set out."
+            )
+        return matching[0]
 
-def _caption_columns(columns, given):
-    """Group the columns that contain captions. A row's captions are those of all columns of a group."""
+
+def _caption_columns(columns, given, languages=()):
+    """Group the columns that contain captions. A row's captions are those of all columns of a group.
+
+    With `languages`, columns such as captions_vi count too.
+    """
     if given and given != "caption_0":
         return [[given]] if given in columns else []
-    known = [[name] for wanted in CAPTION_COLUMNS for name in columns if name.lower() == wanted != "caption_0"]
+    wanted_names = [*CAPTION_COLUMNS, *(f"{name}_{language}" for name in CAPTION_COLUMNS for language in languages)]
+    known = [[name] for wanted in wanted_names for name in columns if name.lower() == wanted.lower() != "caption_0"]
     numbered = [name for name in columns if NUMBERED.fullmatch(name)]
     return [*known, numbered] if numbered else known
 
@@ -125,6 +174,29 @@ def texts_of(cell, language=None):
         items = [_join(item) if isinstance(item, list | tuple) and is_words([item]) else item for item in cell]
         return [text for item in items for text in texts_of(item, language)]
     raise NotTextError(f"{cell!r}, {NOT_TEXT}")
+
+
+def _texts_in(cell, language):
+    """The captions in one of the languages that a cell names; [] if it lacks this one."""
+    try:
+        return texts_of(cell, language)
+    except NotTextError:
+        return []
+
+
+def names_languages(cell, languages):
+    """Whether a cell says in which of `languages` its captions are: dictionaries by language, or with its name."""
+    if isinstance(cell, str):
+        cell = _parse_literal(cell)
+    if isinstance(cell, list | tuple):
+        return any(names_languages(item, languages) for item in cell)
+    if not isinstance(cell, dict):
+        return False
+    if cell.get("language") or cell.get("lang"):
+        return True
+    if any(cell.get(key) is not None for key in TEXT_KEYS):
+        return False
+    return any(_same_language(key, language) for key in cell for language in languages)
 
 
 def _texts_of_dictionary(cell, language):
@@ -204,8 +276,24 @@ def clean(caption):
     return re.sub(r"\s+", " ", SPECIAL_TOKENS.sub(" ", caption)).strip()
 
 
-def read_captions(file):
-    """Read a text file with one caption per line. Raises `ValueError` if it contains none."""
+def read_captions(files, languages=None):
+    """Read text files with one caption per line. Returns a list of (language, caption).
+
+    Args:
+        languages: the language of each file; None for a captioner of one language.
+
+    Raises `ValueError` if a file contains no captions, or if there is not one file for each language.
+    """
+    if languages and len(files) != len(languages):
+        raise ValueError(
+            f"--captions_file gives {len(files)} files for the languages {', '.join(languages)}; give one file for"
+            " each, in this order."
+        )
+    owners = languages or [None] * len(files)
+    return [(language, text) for language, file in zip(owners, files, strict=True) for text in _read_lines(file)]
+
+
+def _read_lines(file):
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -2,20 +2,23 @@
 
 import io
 import logging
+import os
 
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset_builder
 from tqdm.auto import tqdm
 
-from captioning.cores import usable_cores
 from modeling_captioner import PhotoError, open_photo
 
 from .captions import CaptionReader
 from .columns import find_image_column, image_column, photo_keys
 from .download import cached_file, download, is_url
 from .layouts import build_splits, load_folder, load_photo_folder
+from .sources import sources
 
-FEATURES = Features({"image": Image(decode=False), "captions": List(Value("string"))})
+FEATURES = Features(
+    {"image": Image(decode=False), "captions": List(Value("string")), "languages": List(Value("string"))}
+)
 KARPATHY = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 HELD_OUT = ("validation", "test")
 MIN_DOWNLOADS = 100  # stop if the first so many downloads all fail
@@ -24,37 +27,73 @@ PHOTOS_PER_PROCESS = 1000  # the minimum for which starting a process pays off
 logger = logging.getLogger(__name__)
 
 
-def captioned_dataset(settings, names=("train", "validation"), photos=True):
-    """Load the captioned photos of the data set given by `settings`.
+def captioned_datasets(settings, names=("train", "validation"), photos=True, languages=None):
+    """Load all data sets of a run: {name of the data set: {split: Dataset}}; see [`captioned_dataset`].
+
+    With a `validation_fraction` of 0, a data set without a validation split is not validated on if another one has it.
+    """
+    all_sources = sources(settings)
+    validated = [source for source in all_sources if _has_validation_split(source, settings)]
+    return {
+        source.name: captioned_dataset(
+            source,
+            settings,
+            [name for name in names if name != "validation" or not validated or source in validated],
+            photos,
+            languages,
+            own_validation=len(all_sources) > 1 and source in validated,
+        )
+        for source in all_sources
+    }
+
+
+def _has_validation_split(source, settings):
+    """Whether a data set, one of several, is validated on even though nothing is to be held out."""
+    if settings.validation_fraction or len(settings.dataset_name) + len(settings.data_dir) == 1:
+        return True
+    splits = load_splits(source, settings)
+    names = {KARPATHY.get(name, name) for name in splits}
+    by_column = any("split" in split.column_names for split in splits.values())
+    return by_column or bool(names.intersection(HELD_OUT) and names.difference(HELD_OUT))
+
+
+def captioned_dataset(
+    source, settings, names=("train", "validation"), photos=True, languages=None, own_validation=False
+):
+    """Load the captioned photos of a data set.
 
     Args:
+        source: a [`Source`].
         names: the splits to return, "train" and "validation"; photos of the other one are not read.
         photos: whether to load the photos; if False, only the captions are read.
+        languages: languages of a captioner with several.
+        own_validation: whether a `validation_fraction` of 0 means to validate on the data set's own validation split
+            rather than on the training photos.
 
     Returns {"train": Dataset, "validation": Dataset} with the columns `image` ({"path", "bytes"}, not decoded, but
-    checked) and `captions` (list of strings). Raises `ValueError` if there are no photos or no captions, or if the
-    fraction of broken photos exceeds `settings.max_broken_fraction`.
+    checked), `captions` (list of strings) and `languages` (the language of each caption; None without `languages`).
+    Raises `ValueError` if there are no photos or no captions, or if the fraction of broken photos exceeds
+    `settings.max_broken_fraction`.
     """
     with PartialState().main_process_first():  # which fills the caches
         select_columns = _photos_and_captions if photos else _captions_only
-        splits = {name: select_columns(split, settings) for name, split in load_splits(settings).items()}
-        splits = _train_validation_split(_karpathy_splits(splits), settings)
+        splits = load_splits(source, settings)
+        splits = {name: select_columns(split, settings, source, languages) for name, split in splits.items()}
+        splits = _train_validation_split(_karpathy_splits(splits), settings, own_validation)
         for name in names:
             if not len(splits[name]):
-                raise ValueError(f"The split {name!r} has no photos with captions; check the files of the data set.")
+                raise ValueError(
+                    f"The split {name!r} of {source.name} has no photos with captions; check the files of the data set."
+                )
         return {name: _drop_broken(splits[name], name, settings) if photos else splits[name] for name in names}
 
 
-def load_splits(settings, streaming=False):
-    """Load the data set with its original splits and columns."""
-    if settings.dataset_name and settings.data_dir:
-        raise ValueError("--dataset_name and --data_dir exclude each other; give one of them.")
-    if settings.dataset_name:
-        builder = load_dataset_builder(settings.dataset_name, settings.dataset_config_name)
+def load_splits(source, settings, streaming=False):
+    """Load a data set with its original splits and columns."""
+    if source.dataset_name:
+        builder = load_dataset_builder(source.dataset_name, settings.dataset_config_name)
         return build_splits(builder, settings, streaming)
-    if settings.data_dir:
-        return load_folder(settings, streaming)
-    raise ValueError("There is no data set to train on; give --dataset_name NAME (on the Hub) or --data_dir FOLDER.")
+    return load_folder(source.data_dir, settings, streaming)
 
 
 def _karpathy_splits(splits):
@@ -73,34 +112,45 @@ def _karpathy_splits(splits):
     return {name: concatenate_datasets(sets) if len(sets) > 1 else sets[0] for name, sets in parts.items()}
 
 
-def _photos_and_captions(split, settings):
-    """Keep the columns `image`, `captions` and, if there is one, `split`, and the rows that have captions."""
+def _photos_and_captions(split, settings, source, languages):
+    """Keep the columns `image`, `captions`, `languages` and, if there is one, `split`, and the rows that have
+    captions."""
     image = image_column(split, settings)
-    captions = _read_captions(split, settings)
+    captions = _read_captions(split, settings, source, languages)
     photos = split.select_columns([name for name in split.column_names if name in (image, "split")])
     photos = photos.rename_columns({image: "image"} if image != "image" else {})
     # `map` would copy the photos.
-    photos = photos.cast_column("image", FEATURES["image"]).add_column(
-        "captions", captions, feature=FEATURES["captions"]
-    )
+    photos = photos.cast_column("image", FEATURES["image"])
+    for name, values in _caption_columns(captions).items():
+        photos = photos.add_column(name, values, feature=FEATURES[name])
     return photos if all(captions) else photos.select([row for row, texts in enumerate(captions) if texts])
 
 
-def _captions_only(split, settings):
+def _captions_only(split, settings, source, languages):
     """Like [`_photos_and_captions`], without the column `image`."""
-    captions = _read_captions(split, settings)
+    captions = _read_captions(split, settings, source, languages)
     columns = {"split": split["split"][:]} if "split" in split.column_names else {}
-    rows = Dataset.from_dict(columns | {"captions": captions}).cast_column("captions", FEATURES["captions"])
+    rows = Dataset.from_dict(columns | _caption_columns(captions))
+    for name in ("captions", "languages"):
+        rows = rows.cast_column(name, FEATURES[name])
     return rows.select([row for row, texts in enumerate(captions) if texts])
 
 
-def _read_captions(split, settings):
-    """Read the captions of each row.
+def _caption_columns(captions):
+    """The columns `captions` and `languages` of lists of (language, caption)."""
+    return {
+        "captions": [[text for _, text in pairs] for pairs in captions],
+        "languages": [[language for language, _ in pairs] for pairs in captions],
+    }
+
+
+def _read_captions(split, settings, source, languages):
+    """Read the captions of each row, a list of (language, caption).
 
     If a photo has one row per caption, all its captions go to its first row, because otherwise the training and
     validation splits might share photos.
     """
-    reader = CaptionReader(split, settings)
+    reader = CaptionReader(split, settings, source, languages)
     cells = zip(*(split[name][:] for name in reader.columns), strict=True)
     captions = [reader(dict(zip(reader.columns, row, strict=True))) for row in cells]
     if empty := captions.count([]):
@@ -114,14 +164,14 @@ def _read_captions(split, settings):
     return merged
 
 
-def _train_validation_split(splits, settings):
+def _train_validation_split(splits, settings, own_validation):
     """Select the training and validation splits; without a validation split, hold out a random part of the photos."""
     splits = {name: split for name, split in splits.items() if len(split) or name not in HELD_OUT}
     if not any(map(len, splits.values())):
         raise ValueError("The data set has no captions; check its columns and files.")
     train = splits[training_split(splits)].shuffle(seed=settings.seed)
     name = validation_split(splits, settings)
-    if settings.validation_fraction == 0 and not settings.eval_split:
+    if settings.validation_fraction == 0 and not settings.eval_split and not (own_validation and name):
         train = validation = train.select(range(min(len(train), settings.max_train_samples or len(train))))
     elif name:
         validation = splits[name]
@@ -211,9 +261,14 @@ def _limit_broken(errors, count, name, settings):
         )
 
 
+def cores():
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def _num_proc(photos):
     """Number of processes to decode this many photos, at most one per core; None if no process should be started."""
-    processes = min(usable_cores(), photos // PHOTOS_PER_PROCESS)
+    processes = min(cores(), photos // PHOTOS_PER_PROCESS)
     return processes if processes > 1 else None
 
 
@@ -248,6 +303,12 @@ def photo_of(row):
     file = io.BytesIO(image["bytes"])
     file.name = image["path"] or "A photo of the data set"
     return open_photo(file)
+
+
+def captions_of(photos):
+    """All captions of a split, a list of (language, caption)."""
+    rows = zip(photos["languages"], photos["captions"], strict=True)
+    return [pair for languages, texts in rows for pair in zip(languages, texts, strict=True)]
 
 
 def paths_of(photos):

@@ -23,8 +23,8 @@ FLICKR = ("*.token.txt", "*.token", "captions.txt", "results.csv")  # results.cs
 logger = logging.getLogger(__name__)
 
 
-def load_folder(settings, streaming=False):
-    """Load the splits of the data set in the folder `settings.data_dir`.
+def load_folder(folder, settings, streaming=False):
+    """Load the splits of the data set in a folder.
 
     Recognises the layouts of
 
@@ -36,7 +36,7 @@ def load_folder(settings, streaming=False):
     Returns a `DatasetDict`; with `streaming`, an `IterableDatasetDict` except in the layouts of COCO and Flickr. Raises
     `ValueError` if the folder does not exist or contains none of these.
     """
-    folder = Path(settings.data_dir)
+    folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"data_dir={str(folder)!r} is not a folder; give a folder with photos and captions.")
     annotations = sorted({*folder.glob("*.json"), *folder.glob("*/*.json")})

@@ -1,19 +1,20 @@
-"""Streaming captioned photos without storing them on disk: `StreamedPhotos`."""
+"""Streaming captioned photos without storing them on disk: `StreamedPhotos`, `MixedStream`."""
 
+import itertools
 import logging
+import random
 import zlib
 
 from datasets import Dataset, Image, concatenate_datasets
 from datasets.utils.file_utils import xopen
 from torch.utils.data import IterableDataset
 
-from captioning.prefetch import prefetch_map
 from modeling_captioner import PhotoError
 
 from .captions import CaptionReader
 from .columns import id_columns, image_column, key_of
 from .dataset import KARPATHY, load_splits, training_split, validation_split
-from .download import fetch, is_url, make_client
+from .download import fetch, is_url, make_client, prefetch_map
 
 SHUFFLE_BUFFER = 1000  # photos
 logger = logging.getLogger(__name__)
@@ -22,17 +23,18 @@ logger = logging.getLogger(__name__)
 class StreamedPhotos(IterableDataset):
     """A stream of the photos of a split, which are not checked beforehand.
 
-    A row is {"photo": number, "name", "image", "captions", "label": None, "epoch"}.
+    A row is {"photo": number, "set", "name", "image", "captions", "languages", "label": None, "epoch"}.
 
     The split "train" is shuffled within a buffer, determined by seed and epoch. If the data set has no validation
     split, `validation_fraction` of the photos is held out, selected by a hash so that all processes and runs select the
     same ones. Raises `ValueError` if the columns of the data set are not recognised, or if it has no captions.
     """
 
-    def __init__(self, settings, split):
-        self.settings, self.split, self.epoch, self.workers = settings, split, 0, settings.download_workers
+    def __init__(self, source, settings, split, languages=None):
+        self.source, self.settings, self.split, self.epoch = source, settings, split, 0
+        self.workers = settings.download_workers
         self.skipped = 0  # rows without captions
-        splits = load_splits(settings, streaming=True)
+        splits = load_splits(source, settings, streaming=True)
         stream, own = _with_features(next(iter(splits.values()))), None
         self.by_column = "split" in stream.column_names and len(splits) == 1
         if self.by_column:
@@ -48,7 +50,7 @@ class StreamedPhotos(IterableDataset):
             streams = [_with_features(part) for _, part in parts]
             stream = concatenate_datasets(streams) if len(streams) > 1 else streams[0]
         self.image = image_column(stream, settings)
-        self.captions_of, self.ids = CaptionReader(stream, settings), id_columns(stream.features)
+        self.captions_of, self.ids = CaptionReader(stream, settings, source, languages), id_columns(stream.features)
         if isinstance(stream.features[self.image], Image):
             stream = stream.cast_column(self.image, Image(decode=False))
         self.by_hash = not self.by_column and not own and settings.validation_fraction > 0
@@ -98,8 +100,17 @@ class StreamedPhotos(IterableDataset):
             photos = prefetch_map(lambda row: (row, self._image(row[self.image], client)), self.stream, self.workers)
             for number, (row, image) in enumerate(photos):
                 name = (_path(image) or str(number)).rpartition("/")[2]
-                row = {"photo": number, "name": name, "image": image, "captions": self.captions_of(row)}
-                yield row | {"label": None, "epoch": self.epoch}
+                pairs = self.captions_of(row)
+                yield {
+                    "photo": number,
+                    "set": self.source.name,
+                    "name": name,
+                    "image": image,
+                    "captions": [text for _, text in pairs],
+                    "languages": [language for language, _ in pairs],
+                    "label": None,
+                    "epoch": self.epoch,
+                }
         if self.skipped and self.epoch == 0:
             logger.warning("%d rows of the stream have no caption.", self.skipped)
 
@@ -123,6 +134,47 @@ class StreamedPhotos(IterableDataset):
             except (OSError, ValueError, ImportError) as error:  # also if the protocol is unknown, or lacks its package
                 return PhotoError(f"{path} cannot be read: {error}")
         return {"path": path, "bytes": content}
+
+
+class MixedStream(IterableDataset):
+    """Several [`StreamedPhotos`] as one stream, drawn in proportion to their numbers of photos and their weights.
+
+    An epoch of the split "train" ends when each stream has been read `weight` times (rounded, at least once if it is
+    above 0); that of another split reads each once.
+    """
+
+    def __init__(self, streams, weights, seed):
+        self.streams, self.weights, self.seed, self.epoch = streams, weights, seed, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return sum(self._times(weight) * len(photos) for photos, weight in zip(self.streams, self.weights, strict=True))
+
+    @staticmethod
+    def _times(weight):
+        return max(1, round(weight)) if weight else 0
+
+    def __iter__(self):
+        rng = random.Random(f"{self.seed} {self.epoch}")
+        readers, shares = {}, {}
+        for number, (photos, weight) in enumerate(zip(self.streams, self.weights, strict=True)):
+            if times := self._times(weight):
+                readers[number] = itertools.chain.from_iterable(self._passes(photos, times))
+                shares[number] = times * (photos.length or 1)
+        while readers:
+            number = rng.choices(list(readers), [shares[key] for key in readers])[0]
+            row = next(readers[number], None)
+            if row is None:
+                del readers[number]
+            else:  # each stream numbers its own photos from 0
+                yield row | {"photo": row["photo"] * len(self.streams) + number}
+
+    def _passes(self, photos, times):
+        for repetition in range(times):
+            photos.set_epoch(self.epoch * times + repetition)
+            yield photos
 
 
 def _with_features(stream):

@@ -21,20 +21,24 @@ from ..data import (
     Collate,
     LabelledPhotos,
     LabelSentences,
+    MixedStream,
     StreamedPhotos,
+    WeightedPhotos,
     cached_features,
-    captioned_dataset,
+    captioned_datasets,
     held_out_split,
     label_names,
     labelled_dataset,
     mentions,
     photo_of,
     read_captions,
+    sources,
 )
 from ..encoders import trainable_from
 from ..metrics import caption_metrics
 
 EXAMPLES = 4  # validation photos to plot at each validation
+SHOWN = ("CIDEr-D", "BLEU-4")  # for each data set and language
 
 
 def word_losses(logits, labels):
@@ -42,13 +46,32 @@ def word_losses(logits, labels):
     return F.cross_entropy(logits.transpose(1, 2).float(), labels, reduction="none")
 
 
-def mean_loss(results):
-    """Mean loss per word of results {"loss": sum over words, "words": number of words}."""
-    return sum(row["loss"] for row in results.values()) / sum(row["words"] for row in results.values())
+def mean_loss(rows):
+    """Mean loss per word of rows {"loss": sum over words, "words": number of words}."""
+    return sum(row["loss"] for row in rows) / sum(row["words"] for row in rows)
+
+
+def group_rows(rows):
+    """Group results by data set and language: {"set/language": rows}."""
+    groups = {}
+    for row in rows:
+        groups.setdefault("/".join(filter(None, (row["set"], row["language"]))), []).append(row)
+    return groups
+
+
+def group_metrics(rows):
+    """Caption metrics of results of one data set and language, and the fraction of distinct captions."""
+    captions = [row["caption"] for row in rows]
+    metrics = caption_metrics([row["references"] for row in rows], captions)
+    return metrics | {"distinct": len(set(captions)) / len(captions)}
 
 
 def model_inputs(batch):
     return {name: batch[name] for name in ("pixel_values", "region_features") if name in batch}
+
+
+def caption_inputs(batch):
+    return {name: batch[name] for name in ("labels", "decoder_input_ids")}
 
 
 class Captions:
@@ -56,16 +79,40 @@ class Captions:
         self.model, self.processor, self.settings = captioner, processor, settings
         trainable_from(captioner, settings.encoder_trainable_from, settings.freeze_batch_norm)
         splits = ("validation",) if settings.evaluate_only else ("train", "validation")
+        self.languages = captioner.config.languages or [None]
         if settings.streaming:
-            self.datasets = {split: StreamedPhotos(settings, split) for split in splits}
+            self.datasets = {split: self._streams(split) for split in splits}
             return
         self.encoder = captioner.encoder.to(device)
         if settings.mixed_precision == "bf16":  # twice as fast, even on CPUs; a copy, so the captioner stays float32
             self.encoder = copy.deepcopy(self.encoder).bfloat16()
-        photos = captioned_dataset(settings, splits)
-        self.datasets = {split: CaptionedPhotos(photos[split], self._features(photos[split])) for split in splits}
+        sets = captioned_datasets(settings, splits, languages=captioner.config.languages)
+        self.datasets = {}
+        if "train" in splits:
+            drawn = {source.name: source.weight for source in sources(settings) if source.weight}
+            photos = self._captioned({name: sets[name] for name in drawn}, "train")
+            self.datasets["train"] = WeightedPhotos(photos, list(drawn.values()), settings.seed)
+        self.validation_sets = self._captioned(sets, "validation")
+        self.datasets["validation"] = ConcatDataset(self.validation_sets)
         if settings.labelled_photos and not settings.evaluate_only:
             self._add_labelled()
+
+    def _streams(self, split):
+        all_sources, settings = sources(self.settings), self.settings
+        streams = [StreamedPhotos(source, settings, split, self.model.config.languages) for source in all_sources]
+        if len(streams) == 1:
+            return streams[0]
+        weights = [source.weight if split == "train" else 1.0 for source in all_sources]
+        return MixedStream(streams, weights, settings.seed)
+
+    def _captioned(self, sets, split):
+        """A [`CaptionedPhotos`] of the split of each data set that has it, with their photos numbered throughout."""
+        found, first = [], 0
+        for name, splits in sets.items():
+            if split in splits:
+                found.append(CaptionedPhotos(splits[split], name, self._features(splits[split]), first=first))
+                first += len(splits[split])
+        return found
 
     def _features(self, photos):
         """Cached features of a frozen encoder; None if it is trained, or processes each photo only once."""
@@ -78,20 +125,33 @@ class Captions:
     def _add_labelled(self):
         settings = self.settings
         if settings.captions_file:
-            corpus = read_captions(settings.captions_file)
+            corpus = read_captions(settings.captions_file, self.model.config.languages)
         else:
-            corpus = itertools.chain.from_iterable(self.datasets["train"].captions)
-        sentences = functools.cache(LabelSentences(corpus))  # many photos have the same label
+            corpus = [
+                pair
+                for photos in self.datasets["train"].sets
+                for languages, texts in zip(photos.languages, photos.captions, strict=True)
+                for pair in zip(languages, texts, strict=True)
+            ]
+        language = settings.labelled_language or self.languages[0]
+        sentences = functools.cache(LabelSentences((text for own, text in corpus if own == language), language or "en"))
         for split, photos in held_out_split(labelled_dataset(settings.labelled_photos), settings.seed).items():
-            captioned = self.datasets[split]
             if split == "validation":
                 photos = photos.select(range(min(len(photos), settings.max_eval_samples or len(photos))))
-            captions = [sentences(label) for label in photos["label"]]
+            elif not settings.labelled_share:
+                continue
+            captioned = self.datasets[split]
+            labelled = CaptionedPhotos(
+                photos,
+                "labelled photos",
+                self._features(photos),
+                captions=[sentences(label) for label in photos["label"]],  # many photos have the same label
+                language=language,
+                first=sum(map(len, captioned.sets)) if split == "train" else len(captioned),
+            )
             if split == "validation":
-                labelled = CaptionedPhotos(photos, self._features(photos), captions, len(captioned))
-                self.datasets[split] = ConcatDataset([captioned, labelled])
-            elif settings.labelled_share:
-                labelled = CaptionedPhotos(photos, self._features(photos), captions, len(captioned))
+                self.datasets[split] = ConcatDataset([*self.validation_sets, labelled])
+            else:
                 count, share = settings.captions_per_photo, settings.labelled_share
                 self.datasets[split] = LabelledPhotos(captioned, labelled, share, count, settings.seed)
 
@@ -115,40 +175,59 @@ class Captions:
         return [*groups, {"params": encoder, "lr": self.settings.encoder_learning_rate}] if encoder else groups
 
     def loss(self, model, batch):
-        loss = model(**model_inputs(batch), labels=batch["labels"]).loss
+        loss = model(**model_inputs(batch), **caption_inputs(batch)).loss
         return {"loss": loss, "count": (batch["labels"] != -100).sum()}
 
     def sample_names(self, batch):
         return batch["name"]
 
     def validation_step(self, model, batch):
-        """For each photo, a generated caption, the reference captions, and the loss on the references."""
-        output = model(**model_inputs(batch), labels=batch["labels"])
-        photos = len(batch["photo"])
-        losses = word_losses(output.logits, batch["labels"]).view(photos, -1).sum(1).tolist()
-        words = (batch["labels"] != -100).view(photos, -1).sum(1).tolist()
+        """For each photo and each language of its references, a generated caption, and the loss on the references."""
+        output = model(**model_inputs(batch), **caption_inputs(batch))
+        shape = len(batch["photo"]), len(batch["label_languages"]), -1
+        losses = word_losses(output.logits, batch["labels"]).view(*shape, batch["labels"].shape[1]).sum((2, 3))
+        words = (batch["labels"] != -100).view(*shape, batch["labels"].shape[1]).sum((2, 3))
+        results = {}
+        for column, language in enumerate(batch["label_languages"]):
+            photos = words[:, column].nonzero().flatten().tolist()  # a broken photo has no words
+            captions = self._caption(model, output.encoder_last_hidden_state[photos], language) if photos else []
+            for row, caption in zip(photos, captions, strict=True):
+                pairs = zip(batch["languages"][row], batch["captions"][row], strict=True)
+                results[batch["photo"][row].item(), language or ""] = {
+                    "set": batch["set"][row],
+                    "language": language,
+                    "name": batch["name"][row],
+                    "label": batch["label"][row],
+                    "caption": caption,
+                    "references": [text for own, text in pairs if own == language],
+                    "loss": losses[row, column].item(),
+                    "words": words[row, column].item(),
+                }
+        return results
+
+    def _caption(self, model, regions, language):
         ids = model.generate(
-            encoder_outputs=BaseModelOutput(output.encoder_last_hidden_state),
+            encoder_outputs=BaseModelOutput(regions),
             num_beams=self.settings.num_beams,
             max_new_tokens=self.settings.max_new_tokens,
+            language=language,
         )
-        captions = self.processor.batch_decode(ids, skip_special_tokens=True)
-        columns = (batch["photo"].tolist(), batch["name"], batch["label"], captions, batch["captions"], losses, words)
-        rows = zip(*columns, strict=True)
-        keys = ("name", "label", "caption", "references", "loss", "words")
-        return {photo: dict(zip(keys, row, strict=True)) for photo, *row in rows if row[-1]}  # broken: 0 words
+        return self.processor.batch_decode(ids, skip_special_tokens=True)
 
     def compute_metrics(self, model, results):
         """Loss on the validation captions, and metrics of the generated captions.
 
-        For labelled photos, "naming" is the fraction whose caption mentions the label.
+        With several data sets or languages, metrics are computed for each, such as "CIDEr-D/coco/vi", and averaged. For
+        labelled photos, "naming" is the fraction whose caption mentions the label.
         """
         labelled = [row for row in results.values() if row["label"]]
-        results = {photo: row for photo, row in results.items() if not row["label"]}
-        captions = [row["caption"] for row in results.values()]
-        metrics = {"validation_loss": mean_loss(results)}
-        metrics |= caption_metrics([row["references"] for row in results.values()], captions)
-        metrics["distinct"] = len(set(captions)) / len(captions)
+        groups = group_rows(row for row in results.values() if not row["label"])
+        metrics = {"validation_loss": mean_loss([row for rows in groups.values() for row in rows])}
+        scores = {name: group_metrics(rows) for name, rows in groups.items()}
+        for metric in next(iter(scores.values())):
+            metrics[metric] = sum(score[metric] for score in scores.values()) / len(scores)
+        if len(groups) > 1:
+            metrics |= {f"{metric}/{name}": score[metric] for name, score in scores.items() for metric in SHOWN}
         if labelled:
             mentioned = [mentions(row["caption"], label_names(row["label"])) for row in labelled]
             metrics["naming"] = sum(mentioned) / len(mentioned)
@@ -158,23 +237,30 @@ class Captions:
     def examples(self, model):
         settings = {name: getattr(self.settings, name) for name in ("num_beams", "max_new_tokens")}
         return [
-            (name, photo, explain(model, self.processor, photo, num_return_sequences=1, **settings))
-            for name, photo in self._example_photos
+            (
+                name,
+                photo,
+                explain(model, self.processor, photo, num_return_sequences=1, language=language, **settings),
+            )
+            for name, photo, languages in self._example_photos
+            for language in languages
         ]
 
     @functools.cached_property
     def _example_photos(self):
-        """(name, thumbnail) of the first validation photos."""
+        """(name, thumbnail, languages) of the first validation photos of each data set."""
+        if self.settings.streaming:
+            rows = itertools.islice(self.datasets["validation"], EXAMPLES)
+        else:
+            count = -(-EXAMPLES // len(self.validation_sets))
+            sets = [CaptionedPhotos(photos.photos, photos.name) for photos in self.validation_sets]
+            rows = (photos[row] for photos in sets for row in range(min(count, len(photos))))
         photos = []
-        rows = self.datasets["validation"]
-        if not self.settings.streaming:
-            captioned = (rows.datasets[0] if isinstance(rows, ConcatDataset) else rows).photos
-            rows = map(CaptionedPhotos(captioned).__getitem__, range(len(captioned)))
-        for row in itertools.islice(rows, EXAMPLES):
+        for row in rows:
             with contextlib.suppress(PhotoError):  # a stream may contain broken photos
                 photo = photo_of(row)
                 photo.thumbnail((512, 512))
-                photos.append((row["name"], photo))
+                photos.append((row["name"], photo, list(dict.fromkeys(row["languages"]))))
         return photos
 
     def save(self, model, folder):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from ..checkpoints import save_captioner
-from ..data import captioned_dataset, names_of, photo_of, unlabelled_photos
+from ..data import captioned_dataset, names_of, photo_of, sources, unlabelled_photos
 from ..encoders import trainable_from
 from ..probe import word_probe
 
@@ -64,7 +64,7 @@ class Distiller(nn.Module):
 
     def __init__(self, encoder, channels, block=None):
         super().__init__()
-        self.encoder, self.block = encoder, block
+        self.encoder, self.block, self.block_maps = encoder, block, []
         self.to_teacher = nn.Linear(encoder.backbone.num_features, channels)
         if block:
             getattr(encoder.backbone, block).register_forward_hook(self._store_map)
@@ -74,10 +74,16 @@ class Distiller(nn.Module):
             self.to_block = nn.Linear(encoder.backbone.num_features, self.block_map.shape[1])
 
     def _store_map(self, block, inputs, output):
-        self.block_map = output.detach()  # (batch, channels, side, side)
+        self.block_maps.append(output.detach())  # (photos, channels, side, side)
+
+    @property
+    def block_map(self):
+        """The block's map of the last batch, which the encoder may have processed in parts."""
+        return torch.cat(self.block_maps)
 
     def forward(self, pixel_values):
         """Regions of the last feature map, (batch, regions, channels)."""
+        self.block_maps = []
         return self.encoder.features(pixel_values)
 
 
@@ -105,7 +111,8 @@ class Distil:
         self.photos = photos.select(range(min(len(photos), settings.max_train_samples or len(photos))))
         self.probe_photos = None
         if settings.data_dir or settings.dataset_name:
-            self.probe_photos = captioned_dataset(settings, ["validation"])["validation"]
+            first = sources(settings)[0]
+            self.probe_photos = captioned_dataset(first, settings, ["validation"])["validation"]
 
     def dataloader(self, split):
         size = max(self.size, self.teacher_data_config["input_size"][-1])

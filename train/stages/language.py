@@ -5,19 +5,20 @@ from torch.utils.data import DataLoader
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..checkpoints import save_captioner
-from ..data import MAX_WORDS, captioned_dataset, encode, pad_labels, read_captions
+from ..data import captioned_datasets, captions_of, collate_captions, read_captions
 from .captions import mean_loss, word_losses
 
 
 class Language:
     def __init__(self, captioner, processor, settings, device):
         self.model, self.processor, self.settings = captioner, processor, settings
-        splits = captioned_dataset(settings, photos=False)
+        sets = captioned_datasets(settings, photos=False, languages=captioner.config.languages)
         self.captions = {
-            split: [text for texts in rows["captions"] for text in texts] for split, rows in splits.items()
+            split: [pair for splits in sets.values() if split in splits for pair in captions_of(splits[split])]
+            for split in ("train", "validation")
         }
         if settings.captions_file:
-            self.captions["train"] = read_captions(settings.captions_file)
+            self.captions["train"] = read_captions(settings.captions_file, captioner.config.languages)
         captioner.requires_grad_(False)
         for parameter in self._trained_parameters(captioner):
             parameter.requires_grad_(True)
@@ -38,33 +39,33 @@ class Language:
 
     def _collate(self, rows):
         numbers, captions = zip(*rows, strict=True)
-        labels = pad_labels(encode(self.processor.tokenizer, list(captions), MAX_WORDS))
-        return {"number": torch.tensor(numbers), "caption": captions, "labels": labels}
+        batch = {"number": torch.tensor(numbers), "caption": [text for _, text in captions]}
+        return batch | collate_captions(self.processor.tokenizer, captions)
 
     def parameter_groups(self, model):
         return [{"params": self._trained_parameters(model), "lr": self.settings.learning_rate}]
 
     def loss(self, model, batch):
-        labels = batch["labels"]
-        return {"loss": self._forward(model, labels).loss, "count": (labels != -100).sum()}
+        return {"loss": self._forward(model, batch).loss, "count": (batch["labels"] != -100).sum()}
 
-    def _forward(self, model, labels):
+    def _forward(self, model, batch):
         """Run the model with a single region of zeros in place of a photo."""
-        regions = torch.zeros(len(labels), 1, self.model.config.hidden_size, device=labels.device)
-        return model(encoder_outputs=BaseModelOutput(regions), labels=labels)
+        captions = {name: batch[name] for name in ("labels", "decoder_input_ids")}
+        regions = torch.zeros(len(batch["labels"]), 1, self.model.config.hidden_size, device=batch["labels"].device)
+        return model(encoder_outputs=BaseModelOutput(regions), **captions)
 
     def sample_names(self, batch):
         return [repr(caption) for caption in batch["caption"]]
 
     def validation_step(self, model, batch):
         labels = batch["labels"]
-        losses = word_losses(self._forward(model, labels).logits, labels).sum(1).tolist()
+        losses = word_losses(self._forward(model, batch).logits, labels).sum(1).tolist()
         words = (labels != -100).sum(1).tolist()
         rows = zip(batch["number"].tolist(), losses, words, strict=True)
         return {number: {"loss": loss, "words": count} for number, loss, count in rows}
 
     def compute_metrics(self, model, results):
-        loss = mean_loss(results)
+        loss = mean_loss(results.values())
         return {"validation_loss": loss, "score": -loss}
 
     def examples(self, model):
