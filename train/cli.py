@@ -32,6 +32,7 @@ from .data import (
     sources,
     start_token,
 )
+from .decoders import load_decoder_weights
 from .encoders import check_block, load_encoder_weights, read_encoder_weights
 from .evaluation import evaluate_captioner, write_evaluation
 from .history import History
@@ -287,6 +288,9 @@ def new_captioner(settings):
         }
     if tensors:
         load_encoder_weights(captioner.encoder, tensors, config.encoder_name, settings.encoder_weights)
+    if settings.decoder_weights:
+        known = load_decoder_weights(captioner, tokenizer, settings.decoder_weights)
+        PartialState().print(f"{known} of them start from the decoder of {settings.decoder_weights}.")
     return captioner, CaptionerProcessor(images, tokenizer, config.languages)
 
 

@@ -25,6 +25,11 @@ class Settings:
         "Encoder weights of a new captioner: a safetensors file, a captioner's folder, or 'timm' for timm's pretrained"
         " weights from the Hub.",
     )
+    decoder_weights: str | None = option(
+        None,
+        "Captioner (a folder or a model ID on the Hub) whose decoder a new captioner starts from, word by word: for a"
+        " larger vocabulary or another language.",
+    )
     resume_from_checkpoint: str | None = option(
         None, "'last' to resume from the last complete checkpoint in output_dir, or the path of a checkpoint."
     )
