@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from caption import main
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from tests.helpers.paths import ROOT, SHIPPED
+from tests.helpers.programs import run_python
 
 COMMAND = [sys.executable, str(ROOT / "caption.py")]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -24,16 +25,14 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 def with_engine(arguments):
     """The arguments as strings, and the engine of captioners without an ONNX export, which would be a note otherwise.
 
-    tests/test_engine.py tests the other engine and the note.
+    test_engine.py tests the other engine and the note.
     """
     return [*map(str, arguments), *(["--engine", "torch"] if "--model" in arguments else [])]
 
 
 def run(*arguments):
     """Caption in a process of its own. Returns exit status, lines of standard output, lines of standard error."""
-    done = subprocess.run(
-        [*COMMAND, *with_engine(arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
+    done = run_python(ROOT / "caption.py", *with_engine(arguments))
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
 

@@ -1,11 +1,11 @@
 """Many photos on the command line: where they come from, where captions go, interruptions, several processes."""
 
 import csv
+import functools
 import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -17,6 +17,7 @@ from caption import main
 from captioning.command_line.outputs import CaptionFile
 from modeling_captioner import open_photo
 from tests.helpers.paths import ROOT
+from tests.helpers.programs import run_python, start_python
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -151,13 +152,14 @@ def test_killed_anywhere_and_resumed(captions, files, learnt_captioner, tmp_path
     copies = [tmp_path / f"{number:03}.png" for number in range(100, 400)]
     for number, copy in enumerate(copies):
         shutil.copy(files[number % len(files)], copy)
-    command = [sys.executable, ROOT / "caption.py", *copies, "--output", tmp_path / name, "--batch_size", 1]
-    with subprocess.Popen([*map(str, command), "--model", str(learnt_captioner)], env=ENVIRONMENT) as process:
-        while process.poll() is None:
-            if (tmp_path / growing).exists() and (tmp_path / growing).read_bytes().count(b"\n") >= 3:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait()
+    options = ["--output", tmp_path / name, "--batch_size", 1, "--model", learnt_captioner]
+    log = tmp_path / "log"
+    process = start_python(ROOT / "caption.py", *copies, *options, stdout=log, stderr=log)
+    while process.poll() is None:
+        if (tmp_path / growing).exists() and (tmp_path / growing).read_bytes().count(b"\n") >= 3:
+            process.kill()
+            break
+    process.wait()
     text = (tmp_path / growing).read_text()
     assert 3 <= len(rows_in(tmp_path / growing)) < len(copies)
     (tmp_path / growing).write_text(text[:-5])  # a power failure can leave less than a process does
@@ -176,15 +178,9 @@ def test_a_full_disk_is_told_and_resumed(captions, files, learnt_captioner, tmp_
     """Also where it takes a part of the last captions: no end without a word."""
     whole = "".join(f"{path}\t{caption}\n" for path, caption in captions.items())
     most = len(whole) - 5
-    command = [sys.executable, ROOT / "caption.py", *files, "--output", tmp_path / "a.tsv", "--model", learnt_captioner]
-    done = subprocess.run(
-        [*map(str, command), "--engine", "torch"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
-    )
+    options = ["--output", tmp_path / "a.tsv", "--model", learnt_captioner, "--engine", "torch"]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+    done = run_python(ROOT / "caption.py", *files, *options, before=limit)
     told = f"error: {tmp_path / 'a.tsv'} could not be written (File too large); free disk space, then use --resume.\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
     assert (tmp_path / "a.tsv").read_text() == whole[:most]

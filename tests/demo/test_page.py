@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from tests.helpers.page_fixtures import (
     needs_browser,
     upload_photo,
 )
-from tests.helpers.paths import ROOT
+from tests.helpers.programs import run_python
 
 pytestmark = needs_browser
 PIXELS = (
@@ -373,6 +371,6 @@ def test_axe_finds_no_serious_violations(open_page, width, theme):
 def test_wrong_model_and_occupied_port_print_one_line(captioner, address, tmp_path):
     port = address.rsplit(":", 1)[1].strip("/")
     for options in (["--model", tmp_path], ["--model", captioner.folder, "--port", port]):
-        app = subprocess.run([sys.executable, "app.py", *options], cwd=ROOT, capture_output=True, text=True)
+        app = run_python("app.py", *options)
         assert app.returncode == 1
         assert re.fullmatch(r"error: .+\n", app.stderr)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +20,7 @@ from tests.helpers.page_fixtures import (
     running_app,
     save_captioner,
 )
-from tests.helpers.paths import ROOT
+from tests.helpers.programs import run_python
 
 ASTRONAUT, ROCKET = EXAMPLES / "astronaut.jpg", EXAMPLES / "rocket.jpg"  # the tab opens with the first example
 
@@ -234,7 +232,6 @@ def test_limits_of_a_public_page_hold(address):
 
 @pytest.mark.parametrize("options", [["--model", "missing/"], ["--deploy", "ann/page"]])
 def test_second_captioner_that_cannot_be_used_gets_one_sentence(folders, options):
-    command = [sys.executable, "app.py", "--model", folders["dot"], "--model", folders["additive"], *options]
-    app = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    app = run_python("app.py", "--model", folders["dot"], "--model", folders["additive"], *options)
     assert app.returncode == 1
     assert re.fullmatch(r"error: (missing/|--deploy) .+\.\n", app.stderr)

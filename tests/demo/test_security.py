@@ -5,8 +5,6 @@ import io
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.page_client import API, SETTINGS, PageClient, file_data
 from tests.helpers.page_fixtures import EXAMPLES, TIMEOUT, needs_browser, running_app, save_captioner
-from tests.helpers.paths import ROOT
+from tests.helpers.programs import run_python
 
 COFFEE = (EXAMPLES / "coffee.jpg").read_bytes()
 SCRIPT = "<img/src=x/onerror=window.hacked=1>"
@@ -391,6 +389,5 @@ def test_private_page_requires_the_password(site, tmp_path):
     ],
 )
 def test_page_does_not_start_if_auth_would_not_protect_it(options, sentence):
-    command = [sys.executable, "app.py", *options]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    process = run_python("app.py", *options)
     assert (process.returncode, process.stderr) == (1, f"error: {sentence}\n")

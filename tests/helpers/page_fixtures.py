@@ -4,8 +4,6 @@ import importlib.util
 import io
 import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +25,7 @@ from publishing.static_site import fetch_runtime
 from tests.helpers.captioners import TINY_ENCODER
 from tests.helpers.drawn import COLOURS, SHAPES, drawn_photo
 from tests.helpers.paths import ROOT, SHIPPED
+from tests.helpers.programs import start_python
 from train.data import make_tokenizer
 
 CHROMIUM = shutil.which("chromium")
@@ -112,9 +111,7 @@ def running_app(captioner, folder, *options):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "app.log"
-    command = [sys.executable, "app.py", "--model", captioner.folder, "--port", str(port), *options]
-    with log.open("wb") as file:
-        app = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    app = start_python("app.py", "--model", captioner.folder, "--port", port, *options, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}/"
     try:
         wait_until_ready(url, app, log)

@@ -1,13 +1,12 @@
 """Short trainings on drawn photos."""
 
 import json
-import os
-import subprocess
-import sys
+import socket
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from tests.helpers.captioners import TINY_ENCODER
 from tests.helpers.paths import ROOT
+from tests.helpers.programs import start_python
 from train.data import StreamedPhotos, captioned_dataset, sources
 
 SMALL = {
@@ -32,13 +31,23 @@ def arguments(**options):
     return given
 
 
-def launch(*options, processes=1):
-    """Start the trainer: a single process with `accelerate launch`, several with `torchrun`."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    if processes > 1:  # "standalone" chooses a free port, because other tests run at the same time
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen([*command, str(ROOT / "train"), *options], env=environment, start_new_session=True)
+def run_in_two_processes(*options, folder):
+    """Run the trainer in two processes, as `torchrun` does. Their outputs go to `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    everyone = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    everyone |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    logs = [folder / f"process-{rank}.txt" for rank in range(2)]
+    programs = []
+    for rank, log in enumerate(logs):
+        environment = everyone | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        programs.append(start_python(ROOT / "train", *options, env=environment, stdout=log, stderr=log))
+    try:
+        assert [program.wait(600) for program in programs] == [0, 0], "".join(log.read_text() for log in logs)
+    finally:
+        for program in programs:
+            program.kill()
 
 
 def history(folder):

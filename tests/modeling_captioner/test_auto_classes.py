@@ -1,9 +1,6 @@
 """Loading a captioner without this repository: only its folder, transformers, timm and PyTorch."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ from safetensors.torch import load_file
 from publishing.publish import write_repository
 from tests.helpers.isolated import BEGINNING, captions_here
 from tests.helpers.paths import SHIPPED
+from tests.helpers.programs import run_python
 
 
 @pytest.fixture
@@ -21,11 +19,7 @@ def fresh(tmp_path):
     elsewhere.mkdir()
 
     def run(code, folder, files=()):
-        environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-I", "-c", BEGINNING + code, str(folder), *map(str, files)]
-        done = subprocess.run(
-            command, cwd=elsewhere, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
+        done = run_python("-I", "-c", BEGINNING + code, folder, *files, cwd=elsewhere)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -10,6 +10,7 @@ import pytest
 
 from publishing.publish import write_repository
 from tests.helpers.paths import SHIPPED
+from tests.helpers.programs import run_python
 
 BEGINNING = """
 import base64, importlib.util, json, sys
@@ -40,9 +41,7 @@ def asked(tmp_path, learnt_captioner, files):
     elsewhere.mkdir()
 
     def ask(code):
-        environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-I", "-c", BEGINNING + f"print(json.dumps({code}))", str(folder), *map(str, files)]
-        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+        done = run_python("-I", "-c", BEGINNING + f"print(json.dumps({code}))", folder, *files, cwd=elsewhere)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -19,6 +19,7 @@ from tests.helpers.hub_server import FakeHub
 from tests.helpers.isolated import BEGINNING, captions_here
 from tests.helpers.page_fixtures import TIMEOUT, skip_unless_site_builds, wait_until_ready
 from tests.helpers.paths import ROOT, SHIPPED
+from tests.helpers.programs import start_python
 from tests.helpers.training import arguments, history
 from tests.helpers.workers import json_worker
 
@@ -344,13 +345,11 @@ def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_cap
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port)}  # as in a Space
-    with (tmp_path / "app.log").open("wb") as log:
-        app = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=tmp_path / "space", env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
+    environment = {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port)}  # as in a Space
+    log = tmp_path / "app.log"
+    app = start_python("app.py", cwd=tmp_path / "space", env=environment, stdout=log, stderr=log)
     try:
-        wait_until_ready(f"http://127.0.0.1:{port}/", app, tmp_path / "app.log")
+        wait_until_ready(f"http://127.0.0.1:{port}/", app, log)
     finally:
         app.terminate()
         app.wait(TIMEOUT / 1000)

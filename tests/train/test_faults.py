@@ -6,8 +6,6 @@ import os
 import pickle
 import resource
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +15,7 @@ import psutil
 import pytest
 
 from tests.helpers.drawn import drawn_photo
-from tests.helpers.paths import ROOT
+from tests.helpers.programs import start_python
 from tests.helpers.strangers import STRANGERS, Evil
 from tests.helpers.training import arguments, caption_folder
 from train import checkpoints
@@ -30,14 +28,13 @@ READ_EACH_TIME = {"encoder_trainable_from": "all", "num_train_epochs": 10_000, "
 
 
 class Trainer:
-    """A training process. Its standard error goes to a file, because a full pipe would block it."""
+    """A training process. Its standard error goes to the file `log`."""
 
     def __init__(self, folder, *options):
         self.log = folder / "stderr.txt"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        command = [sys.executable, "-m", "train", *map(str, options)]
-        with self.log.open("w") as file:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-3, stderr=file)
+        environment = {"ACCELERATE_USE_CPU": "true"}
+        output = folder / "stdout.txt"
+        self.process = start_python("-m", "train", *options, env=environment, stdout=output, stderr=self.log)
 
     def wait_until(self, condition):
         deadline = time.monotonic() + 600

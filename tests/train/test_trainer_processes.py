@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.helpers.training import SMALL, arguments, history, launch
+from tests.helpers.training import SMALL, arguments, history, run_in_two_processes
 from train.cli import make_accelerator, resolve, run
 
 EXACT = {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "optim": "sgd", "learning_rate": 0.1}
@@ -49,7 +49,7 @@ def test_two_processes_or_batches_equal_one_batch_of_twice_the_size(uneven_set, 
     run(resolve(arguments(output_dir=tmp_path / "one", **options, per_device_train_batch_size=4)))
     halves = options | {"per_device_train_batch_size": 2}
     run(resolve(arguments(output_dir=tmp_path / "accumulated", **halves, gradient_accumulation_steps=2)))
-    assert launch(*arguments(output_dir=tmp_path / "two", **halves), processes=2).wait(600) == 0
+    run_in_two_processes(*arguments(output_dir=tmp_path / "two", **halves), folder=tmp_path)
     assert [row["step"] for row in history(tmp_path / "one") if "loss" in row] == list(range(1, 10))
     assert_equal_runs(tmp_path / "one", tmp_path / "accumulated")
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
@@ -96,7 +96,7 @@ def test_every_stage_runs_in_two_processes(drawn_set, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("num_train_epochs: 1\nstages: [{stage: language}, {stage: captions}, {stage: self_critical}]\n")
     options = arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run", per_device_train_batch_size=2)
-    assert launch(*options, processes=2).wait(600) == 0
+    run_in_two_processes(*options, folder=tmp_path)
     rows = history(tmp_path / "run")
     assert [row["stage"] for row in rows if "score" in row] == ["1-language", "2-captions", "3-self_critical"]
     last = [row for row in rows if row["stage"] == "3-self_critical" and "loss" in row][-1]

@@ -1,8 +1,6 @@
 """The trainer, run from the command line on drawn photos."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -10,6 +8,7 @@ from PIL import Image
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
 from tests.helpers.paths import ROOT
+from tests.helpers.programs import run_python
 from tests.helpers.training import arguments, caption_folder, history
 from train import checkpoints
 from train.cli import main, resolve, run
@@ -122,7 +121,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(drawn_set, tmp_path):
     options += ["--num_train_epochs", "2", "--resume_from_checkpoint", "last"]
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
     limit += f"from train.cli import main; main({options!r})"
-    process = subprocess.run([sys.executable, "-c", limit], cwd=ROOT, capture_output=True, text=True, check=False)
+    process = run_python("-c", limit)
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert "error:" in process.stderr
