@@ -46,7 +46,9 @@ SIDE = 8
 OWN_WORD = ".caption-panel:not(.opening) .word"  # not of the example with which the page opens
 TIMEOUT = 120_000  # milliseconds; generous, because a training may be running on the same machine
 
-PHONE_AND_DESKTOP = pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light")])
+PHONE_AND_DESKTOP = pytest.mark.parametrize(
+    ("width", "theme"), [(360, "dark"), pytest.param(1280, "light", marks=pytest.mark.slow)]
+)
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium")
 
 

@@ -11,6 +11,7 @@ from modeling_captioner import PhotoError, open_photo
 from tests.helpers.paths import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options"), [("photos", ["--first", "30", "--files", "300"]), ("entry_points", ["--files", "12"])]
 )

@@ -14,8 +14,18 @@ from modeling_captioner import inference
 
 @pytest.fixture
 def inception(tiny_captioner):
+    return with_batch_norms(tiny_captioner, "inception_v3")
+
+
+@pytest.fixture
+def small_network(tiny_captioner):
+    """A network whose few blocks are folded as those of Inception-v3."""
+    return with_batch_norms(tiny_captioner, "test_byobnet")
+
+
+def with_batch_norms(tiny_captioner, encoder_name):
     """A captioner with non-trivial batch norms, and photos."""
-    model, _ = tiny_captioner(encoder_name="inception_v3", image_size=128)
+    model, _ = tiny_captioner(encoder_name=encoder_name, image_size=128)
     model.encoder.freeze([])
     generator = torch.Generator().manual_seed(3)
     for module in model.encoder.backbone.modules():
@@ -76,14 +86,18 @@ WRITES = {
     "NumPy": lambda weight: np.copyto(weight.detach().numpy(), 2 * weight.detach().numpy()),
     "another tensor": lambda weight: setattr(weight, "data", weight.data * 1.5),
 }
-WEIGHTS = ("encoder.backbone.Conv2d_2a_3x3.conv.weight", "decoder.second_rnn.weight_ih_l0", "decoder.embedding.weight")
+WEIGHTS = (
+    "encoder.backbone.stages.0.0.conv1_kxk.conv.weight",
+    "decoder.second_rnn.weight_ih_l0",
+    "decoder.embedding.weight",
+)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_inference_follows_writes_that_no_version_counts(inception, write, name):
+def test_inference_follows_writes_that_no_version_counts(small_network, write, name):
     """PEFT's `merge_and_unload` and code that averages weights write to `.data`."""
-    model, photos = inception
+    model, photos = small_network
     generation = {"max_new_tokens": 3, "min_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
     settings = generation | {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "decoder_start_token_id": 2}
     before = model.generate(photos, **settings)
