@@ -23,8 +23,6 @@ from types import SimpleNamespace
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).parents[1]
-
 from captioning.loading import load_captioner
 from demo.predict import MAX_DISPLAY_SIDE, photo_to_data_url
 from modeling_captioner import explain, open_photo
