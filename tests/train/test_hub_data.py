@@ -311,6 +311,7 @@ def test_practice_downloads_only_the_photos_it_uses(hub, ask, tmp_path):
     assert (len(splits["train"]), len(splits["validation"])) == (4, 1)
 
 
+@pytest.mark.slow
 def test_the_recipe_coco_needs_no_other_options(hub, web, tmp_path, tmp_path_factory):
     """Data set and encoder come from the Hub, and all three stages run. Other options only make the test faster."""
     karpathy_urls(tmp_path / "data", f"{web.address}/train2014/")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.hub_server import FakeHub
 from tests.helpers.paths import ROOT
+from tests.helpers.programs import run_python
 from tests.helpers.training import arguments
 from train.cli import main, resolve, run
 
@@ -84,14 +85,8 @@ def test_timm_weights_that_cannot_be_had_are_told_before_the_data_are_looked_at(
     save_file(weights, tmp_path / "weights" / "model.safetensors")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("encoder_weights: timm\nmax_train_steps: 1\n")
-
-    def train(home, data_dir):
-        options = arguments(recipe=recipe, data_dir=data_dir, output_dir=tmp_path / "run")
-        offline = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-        command = [sys.executable, "-m", "train", *options]
-        return subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True, check=False, timeout=300)
-
-    process = train(tmp_path / "empty", "/nowhere")
+    options = arguments(recipe=recipe, data_dir="/nowhere", output_dir=tmp_path / "run")
+    process = run_python("-m", "train", *options, env={"ACCELERATE_USE_CPU": "true"})  # with an empty HF_HOME
     error = process.stderr.strip().splitlines()[-1]
     assert process.returncode == 1
     assert f"error: encoder_weights='timm', asked for by the recipe {str(recipe)!r}, " in error
@@ -102,10 +97,13 @@ def test_timm_weights_that_cannot_be_had_are_told_before_the_data_are_looked_at(
         name = timm.create_model("test_resnet").pretrained_cfg["hf_hub_id"]
         hub.repository(name).create()
         hub.repository(name).add(tmp_path / "weights")
-        download = "import timm; timm.create_model('test_resnet', pretrained=True)"
+        download = f"from huggingface_hub import hf_hub_download; hf_hub_download({name!r}, 'model.safetensors')"
         environment = hub.environment(tmp_path / "home")
         subprocess.run([sys.executable, "-c", download], env=environment, check=True, timeout=300)
-    process = train(tmp_path / "home", drawn_set)
+    options = arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run")
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "train", *options]
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     trained = load_file(tmp_path / "run" / "model.safetensors")
     assert (trained["encoder.backbone.conv1.0.weight"] == weights["conv1.0.weight"]).all()
