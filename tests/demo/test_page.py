@@ -18,6 +18,7 @@ from tests.helpers.page_fixtures import (
     caption_words,
     map_pixels,
     needs_browser,
+    slow_case,
     upload_photo,
 )
 from tests.helpers.programs import run_python
@@ -67,7 +68,9 @@ def test_regions_show_the_grid_of_weights(open_page, captioner):
         assert word.map[brightest_region(map_pixels(page))] > 0.97 * word.map.max(), word.text
 
 
-@pytest.mark.parametrize(("widths", "zoom"), [((360, 1280), 3), ((1280, 360), 1), ((1600, 1000), 1.5)])
+@pytest.mark.parametrize(
+    ("widths", "zoom"), [((360, 1280), 3), slow_case((1280, 360), 1), slow_case((1600, 1000), 1.5)]
+)
 def test_map_covers_the_photo_exactly(open_page, widths, zoom):
     """At every size and zoom, and when they change."""
     page = open_page(width=widths[0], device_scale_factor=zoom)
@@ -341,8 +344,9 @@ def test_webcam_photo_is_captioned(open_page):
     page.locator(OWN_WORD).first.wait_for()
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "theme"), [(360, "dark"), slow_case(360, "light"), slow_case(1280, "dark"), slow_case(1280, "light")]
+)
 def test_axe_finds_no_serious_violations(open_page, width, theme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     page = open_page(width=width, theme=theme)

@@ -19,6 +19,7 @@ from tests.helpers.page_fixtures import (
     needs_browser,
     running_app,
     save_captioner,
+    slow_case,
 )
 from tests.helpers.programs import run_python
 
@@ -85,7 +86,7 @@ def photo_of(side):
 
 
 @needs_browser
-@pytest.mark.parametrize(("width", "theme"), [(360, "dark"), (1280, "light"), (1600, "dark")])
+@pytest.mark.parametrize(("width", "theme"), [(360, "dark"), slow_case(1280, "light"), slow_case(1600, "dark")])
 def test_two_captioners_show_their_own_words_and_maps(open_sides, explain_with, width, theme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     page, left, right = open_sides(width=width, theme=theme)

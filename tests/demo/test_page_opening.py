@@ -14,6 +14,7 @@ from tests.helpers.page_fixtures import (
     needs_browser,
     running_app,
     save_captioner,
+    slow_case,
     upload_photo,
 )
 
@@ -47,7 +48,9 @@ def test_page_opens_with_the_first_right_example(captioner, captions):
 
 
 @needs_browser
-@pytest.mark.parametrize(("width", "height", "theme"), [(360, 740, "dark"), (1280, 900, "light"), (1600, 900, "dark")])
+@pytest.mark.parametrize(
+    ("width", "height", "theme"), [(360, 740, "dark"), slow_case(1280, 900, "light"), slow_case(1600, 900, "dark")]
+)
 def test_photo_caption_and_map_are_seen_without_scrolling_or_requests(open_page, captioner, width, height, theme):
     page = open_page(width, height, theme=theme)
     requests = []

@@ -46,9 +46,13 @@ SIDE = 8
 OWN_WORD = ".caption-panel:not(.opening) .word"  # not of the example with which the page opens
 TIMEOUT = 120_000  # milliseconds; generous, because a training may be running on the same machine
 
-PHONE_AND_DESKTOP = pytest.mark.parametrize(
-    ("width", "theme"), [(360, "dark"), pytest.param(1280, "light", marks=pytest.mark.slow)]
-)
+
+def slow_case(*values):
+    """Parameters with which a test shows again what it shows with others: in another window, say."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+PHONE_AND_DESKTOP = pytest.mark.parametrize(("width", "theme"), [(360, "dark"), slow_case(1280, "light")])
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium")
 
 

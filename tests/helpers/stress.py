@@ -102,7 +102,7 @@ def run(at_once, in_a_row, delete_cache, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--at_once", type=int, default=200)
-    parser.add_argument("--in_a_row", type=int, default=2_000)
+    parser.add_argument("--in_a_row", type=int, default=2_000, help=f"more than {SETTLING_REQUESTS + 4}")
     parser.add_argument("--delete_cache", type=int, default=60, help="as in app.py, in seconds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
