@@ -33,6 +33,11 @@ def main():
     except (ValueError, OSError) as error:  # from Gradio: port in use, unknown host, invalid size
         print_error(error)
         return 1
+    except ImportError as error:  # from httpx, when something is downloaded
+        if "socksio" not in str(error):
+            raise
+        print_error("The environment names a SOCKS proxy; install the package socksio for it, or unset all_proxy.")
+        return 1
     return 0
 
 
@@ -68,9 +73,26 @@ def serve(options):
     with tempfile.TemporaryDirectory(prefix="captioner-") as folder:
         # A temporary folder for uploaded files, deleted when the server stops.
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        exit_on_signals()
+        with without_proxies("*"):
+            import gradio  # noqa: F401 - already then, it prepares a client for the proxies
         with make_teacher(options) as teacher:
             launch(captioners, options, teacher)
+
+
+def exit_on_signals():
+    """Let the signals that end a program, also that of a terminal being closed, delete visitors' photos first."""
+
+    def leave(*_):
+        for number in numbers:  # a second one must not interrupt the deleting
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(0)
+
+    names = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")  # not all systems have all of them
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:  # such as SIGHUP under nohup
+            signal.signal(number, leave)
 
 
 def make_teacher(options):
@@ -105,10 +127,13 @@ def display_names(models):
 
 def launch(captioners, options, teacher):
     from starlette.middleware import Middleware
+    from starlette.middleware.gzip import GZipMiddleware
     from starlette.routing import Mount
 
+    from demo.i18n import TEXTS
     from demo.middleware import SecurityMiddleware
     from demo.page import build_page
+    from demo.page_metadata import MetadataMiddleware
     from demo.scripts import ROUTE, Scripts
     from demo.uploads import disable_url_downloads, start_cleanup
 
@@ -117,18 +142,44 @@ def launch(captioners, options, teacher):
     start_cleanup(2 * options.delete_cache)
     if not options.mcp:  # MCP clients pass photos as URLs
         disable_url_downloads()
-    page.launch(
-        server_name=options.host,
-        server_port=options.port,
-        share=options.share,
-        mcp_server=options.mcp,
-        max_file_size=options.max_file_size,
-        auth=tuple(options.auth.split(":", 1)) if options.auth else None,
-        app_kwargs={"middleware": [Middleware(SecurityMiddleware)], "routes": [Mount(ROUTE, Scripts())]},
-        state_session_capacity=200,  # sessions; the page keeps no session state, which would only use memory
-        run_history=False,  # otherwise photos stay in the visitor's browser
-        **look,
-    )
+    title, description = TEXTS["en"]["heading"].removeprefix("# ").split("\n")
+    middleware = [
+        Middleware(GZipMiddleware, compresslevel=5),
+        Middleware(MetadataMiddleware, title, description),
+        Middleware(SecurityMiddleware),
+    ]
+    with without_proxies(*LOCAL_HOSTS if options.share else "*"):
+        page.launch(
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            mcp_server=options.mcp,
+            max_file_size=options.max_file_size,
+            auth=tuple(options.auth.split(":", 1)) if options.auth else None,
+            app_kwargs={"middleware": middleware, "routes": [Mount(ROUTE, Scripts())]},
+            state_session_capacity=200,  # sessions; the page keeps no session state, which would only use memory
+            run_history=False,  # otherwise photos stay in the visitor's browser
+            prevent_thread_lock=True,
+            **look,
+        )
+    page.block_thread()
+
+
+@contextlib.contextmanager
+def without_proxies(*hosts):
+    """Let requests to `hosts` ("*": all) not go through a proxy that the environment names.
+
+    Gradio asks its own server whether it is there, which a proxy cannot reach or refuses.
+    """
+    before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
+    os.environ |= dict.fromkeys(before, ",".join([*filter(None, before.values()), *hosts]))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def parse_options():

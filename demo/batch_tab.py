@@ -54,14 +54,14 @@ def add_batch_tab(explain, translate):
         csv_button = translate(gr.DownloadButton(interactive=False, elem_id="csv"), label="batch_csv")
         jsonl_button = translate(gr.DownloadButton(interactive=False, elem_id="jsonl"), label="batch_jsonl")
     translate(files, label="batch_files")
-    translate(table, label="batch_table", headers="batch_columns")
+    translate(table, label="batch_table", value="batch_empty")
 
     def run(request: gr.Request, paths, progress=gr.Progress()):  # noqa: B008 - Gradio looks for it in the defaults
         language = get_language(request)
         rows = caption_files(explain, paths, language, progress)
         data = [[row[column] for column in COLUMNS] for row in rows]
         downloads = [gr.DownloadButton(value=file, interactive=True) for file in write_files(rows)]
-        return {"headers": TEXTS[language]["batch_columns"], "data": data}, *downloads
+        return TEXTS[language]["batch_empty"] | {"data": data}, *downloads
 
     private = {"api_visibility": "private"}
     done = start.click(run, files, [table, csv_button, jsonl_button], concurrency_limit=1, **private)

@@ -21,6 +21,7 @@ class Batcher:
 
     def __init__(self, model, processor):
         self.model, self.processor = model, processor
+        self.languages = getattr(model.config, "languages", None)  # None for a captioner of one
         self.requests = queue.SimpleQueue()
         threading.Thread(target=self._run, daemon=True).start()
 

@@ -1,62 +1,74 @@
-"""The panel in which visitors correct captions (`--corrections`). Corrections form a data set that `train/` reads."""
+"""Visitors' corrections of captions (`--corrections`): an imagefolder data set that `train/` reads."""
 
 import json
+import os
+import re
 import threading
 import uuid
 from pathlib import Path
 
-import gradio as gr
-
-from demo.i18n import TEXTS, get_language
 from demo.predict import MAX_DISPLAY_SIDE
-from demo.uploads import error_message
-from modeling_captioner import PhotoError, open_photo
 
-MAX_CAPTION_LENGTH = 300  # characters
 MAX_FOLDER_BYTES = 2_000_000_000  # all corrections together
+NAME = re.compile(r"[0-9a-f]{32}\.jpg")  # of a saved photo; cannot be guessed, so who knows it may take it back
 
 metadata_lock = threading.Lock()
 
 
-def add_corrections_panel(folder, photo, viewer, translate):
-    """Add the panel below the caption. `photo` and `viewer` are the page's components; `folder` is the data set."""
-    with translate(gr.Accordion(open=False, elem_id="corrections"), label="corrections"):
-        translate(gr.Markdown(), value="corrections_privacy")
-        caption = gr.Textbox(max_length=MAX_CAPTION_LENGTH, elem_id="corrected_caption")
-        translate(caption, label="corrections_caption")
-        button = translate(gr.Button(elem_id="save_correction"), value="corrections_save")
-        status = gr.Markdown(elem_id="correction_status")
-        with translate(gr.Accordion(open=False), label="corrections_training"):
-            translate(gr.Markdown(), value="corrections_training_text")
-
-    def save(request: gr.Request, path, caption):
-        texts = TEXTS[get_language(request)]
-        if not path:
-            return texts["corrections_no_photo"]
-        caption = " ".join(caption.split())[:MAX_CAPTION_LENGTH]
-        if not caption:
-            return texts["corrections_no_caption"]
-        if sum(file.stat().st_size for file in Path(folder).iterdir()) > MAX_FOLDER_BYTES:
-            return texts["corrections_full"]
-        try:
-            save_correction(folder, open_photo(path, side=MAX_DISPLAY_SIDE), caption)
-        except PhotoError as error:
-            return error_message(error, path, get_language(request))
-        return texts["corrections_saved"]
-
-    private = {"api_visibility": "private"}
-    viewer.change(None, viewer, caption, js="(answer) => (answer && answer.caption) || ''", **private)
-    button.click(save, [photo, caption], status, **private)
+def read_corrections(folder):
+    """The rows of the data set, the latest last: dictionaries with `file_name`, `captions` and perhaps `language`."""
+    try:
+        lines = (Path(folder) / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
 
 
-def save_correction(folder, photo, caption):
-    """Add a photo and its corrected caption to the imagefolder data set in `folder`.
+def save_correction(folder, photo, caption, language=None, default_language=None):
+    """Add a photo and its corrected caption to the data set. Returns the name of its file.
 
-    The photo is re-encoded at display size, upright and without metadata such as place, time and camera.
+    The photo is re-encoded at display size, upright and without metadata such as place, time and camera. `language` is
+    the caption's, None for a captioner of one language; rows from before it had several get `default_language`.
     """
     photo.thumbnail((MAX_DISPLAY_SIDE, MAX_DISPLAY_SIDE))
     folder = Path(folder)
     name = f"{uuid.uuid4().hex}.jpg"
-    photo.save(folder / name, "JPEG", quality=95)
-    with metadata_lock, (folder / "metadata.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"file_name": name, "captions": [caption]}, ensure_ascii=False) + "\n")
+    row = {"file_name": name, "captions": [caption]} | ({"language": language} if language else {})
+    try:
+        photo.save(folder / name, "JPEG", quality=95)
+        with metadata_lock:
+            rows = read_corrections(folder)
+            if language:  # a data set has the same columns in all rows
+                rows = [{**other, "language": other.get("language", default_language)} for other in rows]
+            write_corrections(folder, [*rows, row])
+    except OSError:  # such as a full disk: no photo without a row
+        (folder / name).unlink(missing_ok=True)
+        raise
+    return name
+
+
+def take_back(folder, names):
+    """Delete corrections by the names of their files; other names are ignored. Returns how many there were."""
+    names = {name for name in names if isinstance(name, str) and NAME.fullmatch(name)}
+    with metadata_lock:
+        rows = read_corrections(folder)
+        left = [row for row in rows if row["file_name"] not in names]
+        if len(left) < len(rows):
+            write_corrections(folder, left)
+    for name in names:
+        (Path(folder) / name).unlink(missing_ok=True)
+    return len(rows) - len(left)
+
+
+def write_corrections(folder, rows):
+    """Replace metadata.jsonl at once, so that a trainer or a full disk never leaves half of it."""
+    new = Path(folder) / f".metadata-{uuid.uuid4().hex}"
+    try:
+        new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(new, Path(folder) / "metadata.jsonl")
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def is_full(folder):
+    return sum(file.stat().st_size for file in Path(folder).iterdir()) > MAX_FOLDER_BYTES

@@ -1,18 +1,20 @@
 """Builds the page: its components and their events."""
 
+from functools import partial
+
 import gradio as gr
 
 from demo.api import add_api_endpoint
 from demo.batch_tab import add_batch_tab
 from demo.batching import Batcher
 from demo.compare_tab import add_compare_tab
-from demo.corrections import add_corrections_panel
+from demo.corrections_panel import add_corrections_panel
 from demo.how_it_works_tab import trace
 from demo.i18n import TEXTS, Translator, get_language
 from demo.opening import caption_examples
 from demo.predict import MAX_DISPLAY_SIDE
 from demo.scripts import PRELOADS, call, mount
-from demo.teaching_panel import add_teaching_panel
+from demo.teaching_panel import add_teaching_panel, may_see_all
 from demo.uploads import open_upload
 from demo.viewer import (
     MODEL_EVENT,
@@ -72,9 +74,11 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
                 add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings, opening)
                 add_api_endpoint(captioner.explain, photo, settings, generation_kwargs, MODEL_EVENT)
                 if corrections:
-                    add_corrections_panel(corrections, photo, viewer, translate)
-                if teacher:
-                    add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page, translate)
+                    with translate(gr.Accordion(open=False, elem_id="corrections"), label="corrections"):
+                        see_all = partial(may_see_all, teacher)
+                        add_corrections_panel(corrections, captioner, photo, viewer, None, see_all, page, translate)
+                        if teacher:
+                            add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page, translate)
             with translate(gr.Tab(), label="how_tab") as tab:
                 add_how_it_works(captioner, photo, settings, tab, opening)
             with translate(gr.Tab(), label="compare_tab") as tab:

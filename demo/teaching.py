@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 from captioning.loading import load_captioner
+from demo.corrections import read_corrections
 
 STEPS = 40
 POLL_SECONDS = 0.3
 SECONDS_TO_STOP = 5
+RUNNING, LEARNT, STOPPED, FAILED = "running", "learnt", "stopped", "failed"
 
 
 class TeachingError(ValueError):
@@ -25,8 +27,89 @@ class TeachingError(ValueError):
         self.key, self.values = key, values
 
 
+class Training:
+    """One run of the trainer and the copy that it makes.
+
+    Args:
+        owner: the session that began it; None once its page is closed.
+        folder: where the copy is made. The trainer's output goes to a file beside it.
+        command: the trainer's command line.
+        lock: guards `state`, shared by all trainings of a `Teacher`.
+    """
+
+    def __init__(self, owner, folder, command, lock):
+        self.owner, self.folder, self.lock = owner, folder, lock
+        self.state, self.model, self.kept = RUNNING, None, None
+        self.log = folder.with_suffix(".log")
+        # Half of the cores: visitors' photos are captioned meanwhile.
+        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def losses(self):
+        """The loss of each step so far."""
+        return read_losses(self.folder / "history.jsonl")
+
+    def progress(self):
+        """Yield the losses of the steps so far, whenever there are more of them, until the trainer ends."""
+        seen = 0
+        while self.process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            if len(losses := self.losses()) > seen:
+                seen = len(losses)
+                yield losses
+
+    def finish(self):
+        """Load the copy after the trainer has ended. Returns the model. Raises `TeachingError` if it failed."""
+        status = self.process.wait()
+        model = None
+        if status == 0 and self.state == RUNNING:
+            for name in ("checkpoints", "features"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            try:
+                model, _ = load_captioner(str(self.folder), None, "float32")
+            except (ValueError, OSError):  # its visitor has left, and the folder is gone
+                if self.state == RUNNING:
+                    self.state = FAILED
+                    raise
+        log = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        with self.lock:
+            if self.state == RUNNING:
+                self.state, self.model = (LEARNT, model) if model else (FAILED, None)
+        if self.state != LEARNT:
+            self.delete()
+        if self.state == STOPPED:
+            raise TeachingError("teach_stopped")
+        if self.state == FAILED and (message := re.search(r"^error: (.+)$", log, re.MULTILINE)):
+            raise TeachingError("teach_failed", reason=message[1])
+        if self.state == FAILED:
+            raise TeachingError("teach_killed", status=status)
+        return self.model
+
+    def stop(self):
+        """End the trainer. One that has already ended keeps what it learned."""
+        with self.lock:
+            if self.state != RUNNING or self.process.poll() is not None:
+                return
+            self.state = STOPPED
+        self.process.terminate()
+        try:
+            self.process.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def delete(self):
+        """Delete the copy and the trainer's output."""
+        self.model = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.log.unlink(missing_ok=True)
+
+
 class Teacher:
-    """Trains a copy of the served captioner, one training at a time, and keeps, serves or throws away the copy.
+    """Trains copies of the served captioner, one at a time, and keeps, serves or throws away each visitor's copy.
 
     Copies live in a temporary folder, which `close` deletes. The captioner that the page began with is never changed.
 
@@ -42,130 +125,98 @@ class Teacher:
         self.original, self.corrections, self.command = source, Path(corrections), command
         self.trust_proxies = trust_proxies
         self.folder = Path(tempfile.mkdtemp(prefix="captioner-teaching-"))
-        self.lock = threading.Lock()
-        self.served, self.served_model = source, None  # what answers now, and what the next copy is made of
-        self.copy = self.model = self.kept = None  # the copy to decide about, once it has learned
-        self.process = self.owner = None  # the training, and the session that started it
-        self.count, self.stopped = 0, False
-
-    @property
-    def running(self):
-        return self.process is not None and self.process.poll() is None
+        self.lock = threading.RLock()
+        self.trainings = []  # at most one of each visitor, besides the one that answers
+        self.served = None  # the training whose copy answers now; None: the captioner that the page began with
+        self.count = 0
 
     def captions(self):
         """The corrected captions and their photos: [(path, caption)], the latest last."""
-        try:
-            lines = (self.corrections / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        rows = map(json.loads, lines)
-        return [(self.corrections / row["file_name"], caption) for row in rows for caption in row["captions"]]
+        return [(self.corrections / row["file_name"], row["captions"][0]) for row in read_corrections(self.corrections)]
 
     def start(self, owner):
-        """Start a training for the session `owner`. Raises `TeachingError` if one is running or nothing was corrected.
+        """Start a training for the session `owner`. Returns it.
 
-        An earlier copy is thrown away unless it is being served.
+        The owner's earlier copy is thrown away unless it is being served. Raises `TeachingError` if a training is
+        running or nothing was corrected.
         """
         with self.lock:
-            if self.running:
+            if any(training.state == RUNNING for training in self.trainings):
                 raise TeachingError("teach_busy")
             if not self.captions():
                 raise TeachingError("teach_none")
-            self._delete_copy()
-            self.count, self.stopped, self.owner = self.count + 1, False, owner
-            self.copy, self.model = self.folder / f"copy-{self.count}", None
-            command = self.command(self.served, self.corrections, self.copy, STEPS)
-            # Half of the cores: visitors' photos are captioned meanwhile.
-            environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
-            with (self.folder / "log.txt").open("wb") as log:
-                self.process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
-                )
+            for training in self._of(owner):
+                self._throw_away(training)
+            self.count += 1
+            folder = self.folder / f"copy-{self.count}"
+            source = self.served.folder if self.served else self.original
+            command = self.command(source, self.corrections, folder, STEPS)
+            self.trainings.append(Training(owner, folder, command, self.lock))
+            return self.trainings[-1]
 
-    def progress(self):
-        """Yield the losses of the steps so far, whenever there are more of them, until the training ends."""
-        losses, history = [], self.copy / "history.jsonl"
-        while self.running:
-            time.sleep(POLL_SECONDS)
-            if len(latest := read_losses(history)) > len(losses):
-                losses = latest
-                yield losses
+    def training(self, owner):
+        """The training that the session may decide about: its latest, or the one without owner whose copy answers."""
+        with self.lock:
+            own = self._of(owner) + self._of(None)
+            return next((training for training in own if training.state in (RUNNING, LEARNT)), None)
 
-    def finish(self):
-        """Load the copy after a training. Returns the model. Raises `TeachingError` if the training failed."""
-        if self.process.wait() == 0 and not self.stopped:
-            for name in ("checkpoints", "features"):
-                shutil.rmtree(self.copy / name, ignore_errors=True)
-            self.model, _ = load_captioner(str(self.copy), None, "float32")
-            return self.model
-        status, log = self.process.returncode, (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
-        self._delete_copy()
-        if self.stopped:
-            raise TeachingError("teach_stopped")
-        if message := re.search(r"^error: (.+)$", log, re.MULTILINE):
-            raise TeachingError("teach_failed", reason=message[1])
-        raise TeachingError("teach_killed", status=status)
-
-    def stop(self):
-        """End the training that is running, if any."""
-        self.stopped = True
-        if self.running:
-            self.process.terminate()
-            try:
-                self.process.wait(SECONDS_TO_STOP)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def keep(self):
+    def keep(self, training):
         """Save the copy beside the folder of corrections. Returns its folder. Raises `OSError` if the disk is full."""
-        if self.kept is None:
+        if training.kept is None:
             corrections = self.corrections.resolve()
             parent = corrections.with_name(f"{corrections.name}-taught")
             parent.mkdir(exist_ok=True)
-            folder = parent / time.strftime("%Y-%m-%d-%H%M%S")
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y-%m-%d-%H%M%S-"), dir=parent))
             try:
-                shutil.copytree(self.copy, folder, dirs_exist_ok=True)
+                shutil.copytree(training.folder, folder, dirs_exist_ok=True)
             except OSError:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            self.kept = folder
-        return self.kept
+            training.kept = folder
+        return training.kept
 
-    def serve(self):
+    def serve(self, training):
         """Return the copy's model, which the page answers with from now on."""
-        before, self.served, self.served_model = self.served, self.copy, self.model
-        if before not in (self.original, self.copy):
-            shutil.rmtree(before, ignore_errors=True)
-        return self.model
+        with self.lock:
+            before, self.served = self.served, training
+            if before not in (None, training) and before.owner is None:
+                self._throw_away(before)
+            return training.model
 
-    def discard(self):
+    def discard(self, training):
         """Throw the copy away. Returns whether it was being served, so that the first captioner has to answer again."""
-        was_served = self.copy == self.served
-        if was_served:
-            self.served, self.served_model = self.original, None
-        self._delete_copy()
-        return was_served
+        with self.lock:
+            was_served = training is self.served
+            if was_served:
+                self.served = None
+            self._throw_away(training)
+            return was_served
 
     def leave(self, owner):
         """End the training of a session that has closed its page, and throw its copy away unless it is served."""
-        if owner == self.owner:
-            self.stop()
-            self._delete_copy()
-            self.owner = None
+        for training in self._of(owner):
+            training.stop()
+            with self.lock:
+                training.owner = None
+                self._throw_away(training)
 
     def close(self):
         """End the training and delete the copies that were not kept."""
-        self.stop()
+        for training in self.trainings:
+            training.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _delete_copy(self):
-        """Delete the copy unless it is served; what can be decided about then is the copy that is served, if any."""
-        if self.copy and self.copy != self.served:
-            shutil.rmtree(self.copy, ignore_errors=True)
-        is_copy = self.served != self.original
-        self.copy, self.model, self.kept = (self.served, self.served_model, None) if is_copy else (None, None, None)
+    def _of(self, owner):
+        """The owner's trainings, the latest first."""
+        return [training for training in reversed(self.trainings) if training.owner == owner]
+
+    def _throw_away(self, training):
+        """Delete the copy unless it is being served."""
+        if training is self.served:
+            return
+        training.state = STOPPED
+        training.delete()
+        self.trainings = [other for other in self.trainings if other is not training]
 
 
 def read_losses(history):

@@ -38,6 +38,9 @@ def add_photo_input(translate, elem_id="photo"):
     )
     # Pass the uploaded file on unchanged: open_photo decodes it, and reports what is wrong with it.
     photo.preprocess = lambda payload: payload and check_upload(payload.path)
+    # Gradio's sample under "Use via API" is a photo on another server, which the page refuses.
+    photo.example_payload = lambda: {"path": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
+    photo.example_value = lambda: "photo.jpg"
     return translate(photo, label="photo", placeholder="photo_placeholder")
 
 

@@ -29,6 +29,17 @@ def test_corrections_are_saved_only_on_request(open_page, corrections_app, brows
     page.locator(field).fill("a cup of  coffee on a wooden table")
     page.locator("#save_correction").click()
     page.locator("#correction_status").get_by_text("Saved. Thank you").wait_for()
+    page.locator(field).fill("a quokka on a wooden table")
+    page.locator("#correction_marks mark").get_by_text("quokka").wait_for()
+    page.locator("#save_correction").click()
+    saved = page.locator("#saved_corrections").get_by_label("a quokka on a wooden table")
+    saved.check()
+    page.locator("#take_back").click()
+    page.locator("#correction_status").get_by_text("Taken back and deleted: 1").wait_for()
+    saved.wait_for(state="detached")
+    page.reload()  # the browser knows what it has saved
+    page.get_by_text("Correct the caption").click()
+    page.locator("#saved_corrections").get_by_label("a cup of coffee on a wooden table").wait_for()
     page.close()
     assert len(set(corrections_app.folder.iterdir()) - before - {corrections_app.folder / "metadata.jsonl"}) == 1
     row = json.loads((corrections_app.folder / "metadata.jsonl").read_text().splitlines()[-1])

@@ -123,12 +123,13 @@ def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, c
         upload_photo(page, tmp_path / "fourth.jpg")
         first = " ".join(caption_words(page))
         assert "tiger" not in first
-        page.get_by_text("Teach the model").click()
+        page.get_by_text("Correct the caption").click()
         page.locator("#teach").click()
         page.locator("#teach_status progress").wait_for()
-        page.locator("#teach_status svg[role=img]").wait_for()
+        page.locator("#teach_curve svg[role=img]").wait_for()
         assert not page.locator("#teach").is_enabled()
         page.locator("#teach_status .teach_after").wait_for()
+        assert page.locator("#teach_curve svg[role=img]").is_visible()  # stays after the training
         assert page.locator("#teach_status .teach_before").text_content() == first
         assert page.locator("#teach_status .teach_after").text_content() == TIGER
         assert_no_serious_violations(axe, page)
@@ -162,7 +163,7 @@ def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, c
 @pytest.mark.parametrize("end", ["stop", "close"])
 def test_a_stopped_training_leaves_nothing_running(open_teaching, school, axe, end):
     page = open_teaching(school.address, viewport={"width": 360, "height": 800}, locale="vi-VN")
-    page.get_by_text("Dạy mô hình").click()
+    page.get_by_text("Sửa câu mô tả").click()
     page.locator("#teach").focus()
     page.keyboard.press("Enter")
     page.locator("#teach_stop").wait_for()
@@ -175,6 +176,8 @@ def test_a_stopped_training_leaves_nothing_running(open_teaching, school, axe, e
     if end == "stop":
         assert_no_serious_violations(axe, page)
     assert "no copy of yours" in str(second.trigger("teach_serve", "click"))
+    second.trigger("teach_stop", "click")  # only who began it may stop it
+    assert len(trainers(school.corrections)) == 1
     if end == "stop":
         page.locator("#teach_stop").focus()
         page.keyboard.press("Enter")
@@ -194,61 +197,105 @@ def test_a_failed_training_is_one_sentence(school):
     assert trainers(school.corrections) == []
 
 
-def test_a_killed_training_and_its_copy_are_gone(drawn_photos, learnt_captioner, tmp_path):
+def python(script):
+    """A command of a `Teacher` that runs a script with the source and the folder of the copy."""
+    return lambda model, corrections, folder, steps: [sys.executable, "-c", script, str(model), str(folder)]
+
+
+COPY = python("import shutil, sys; shutil.copytree(*sys.argv[1:])")
+
+
+@pytest.fixture
+def make_teacher(drawn_photos, learnt_captioner, tmp_path):
+    """Make a `Teacher` with three corrections whose trainer is a script; it is closed at the end."""
     save_corrections(tmp_path / "corrections", drawn_photos)
-    script = "import os, sys; os.mkdir(sys.argv[1]); os.kill(os.getpid(), 9)"
+    with contextlib.ExitStack() as stack:
+        yield lambda command: stack.enter_context(
+            contextlib.closing(Teacher(learnt_captioner, tmp_path / "corrections", command))
+        )
 
-    def command(model, corrections, folder, steps):
-        return [sys.executable, "-c", script, str(folder)]
 
-    teacher = Teacher(learnt_captioner, tmp_path / "corrections", command)
-    teacher.start("visitor")
-    copy = teacher.copy
-    assert list(teacher.progress()) == []
+def learn(teacher, owner):
+    training = teacher.start(owner)
+    list(training.progress())
+    training.finish()
+    return training
+
+
+def test_a_killed_training_and_its_copy_are_gone(make_teacher):
+    teacher = make_teacher(python("import os, sys; os.mkdir(sys.argv[2]); os.kill(os.getpid(), 9)"))
+    training = teacher.start("visitor")
+    assert list(training.progress()) == []
     with pytest.raises(TeachingError, match="teach_killed") as error:
-        teacher.finish()
+        training.finish()
     assert error.value.values == {"status": -9}
-    assert not copy.exists()
+    assert not training.folder.exists()
+    assert teacher.training("visitor") is None
     teacher.close()
     assert not teacher.folder.exists()
 
 
-def test_copies_are_served_kept_and_deleted(drawn_photos, learnt_captioner, tmp_path):
+def test_each_visitor_keeps_their_own_copy(make_teacher):
+    """Also while another one learns, answers or is thrown away."""
+    teacher = make_teacher(COPY)
+    first, second = learn(teacher, "first"), learn(teacher, "second")
+    assert (teacher.training("first"), teacher.training("second")) == (first, second)
+    assert teacher.training("third") is None
+    assert teacher.serve(first) is first.model
+    teacher.leave("second")
+    assert (first.folder.exists(), second.folder.exists()) == (True, False)
+    assert teacher.training("third") is None  # what answers is still the first visitor's
+    teacher.leave("first")
+    assert teacher.training("third") is first
+
+
+def test_stopping_late_keeps_what_was_learned(make_teacher):
+    teacher = make_teacher(COPY)
+    training = teacher.start("visitor")
+    training.process.wait()
+    training.stop()
+    assert training.finish() is training.model is not None
+    training.stop()
+    assert teacher.training("visitor") is training
+    assert training.folder.exists()
+
+
+def test_one_training_runs_at_a_time_and_stopping_it_lets_the_next_begin(make_teacher):
+    teacher = make_teacher(python("import time; time.sleep(600)"))
+    training = teacher.start("first")
+    with pytest.raises(TeachingError, match="teach_busy"):
+        teacher.start("second")
+    training.stop()
+    with pytest.raises(TeachingError, match="teach_stopped"):
+        training.finish()
+    teacher.start("second").stop()
+
+
+def test_copies_are_served_kept_and_deleted(make_teacher, learnt_captioner, tmp_path):
     """Throwing away a copy leaves what answers now; the copy that answers outlives its visitor's page."""
-    save_corrections(tmp_path / "corrections", drawn_photos)
-    script = "import shutil, sys; shutil.copytree(*sys.argv[1:])"
-
-    def command(model, corrections, folder, steps):
-        return [sys.executable, "-c", script, str(model), str(folder)]
-
-    with contextlib.closing(Teacher(learnt_captioner, tmp_path / "corrections", command)) as teacher:
-
-        def learn():
-            teacher.start("visitor")
-            list(teacher.progress())
-            teacher.finish()
-            return teacher.copy
-
-        first = learn()
-        assert teacher.serve() is teacher.model
-        second = learn()
-        assert first.exists()
-        assert teacher.discard() is False  # the first copy still answers, and can be decided about again
-        assert (teacher.copy, teacher.served, second.exists()) == (first, first, False)
-        third = learn()
-        teacher.leave("someone else")
-        assert third.exists()
-        teacher.leave("visitor")
-        assert not third.exists()
-        assert teacher.keep().parent == tmp_path / "corrections-taught"
-        assert teacher.keep() == teacher.keep()
-        assert teacher.discard() is True
-        assert (teacher.served, teacher.model, first.exists()) == (learnt_captioner, None, False)
-        learn()
-        (tmp_path / "corrections-taught").rename(tmp_path / "elsewhere")
-        (tmp_path / "corrections-taught").write_text("a file where the folder should be")
-        with pytest.raises(OSError, match="exists"):
-            teacher.keep()
+    teacher = make_teacher(COPY)
+    first = learn(teacher, "visitor")
+    assert teacher.serve(first) is first.model
+    second = learn(teacher, "visitor")
+    assert first.folder.exists()
+    assert teacher.training("visitor") is second
+    assert teacher.discard(second) is False  # the first copy still answers, and can be decided about again
+    assert (teacher.training("visitor"), teacher.served, second.folder.exists()) == (first, first, False)
+    third = learn(teacher, "visitor")
+    teacher.leave("someone else")
+    assert third.folder.exists()
+    teacher.leave("visitor")
+    assert not third.folder.exists()
+    assert teacher.keep(first).parent == tmp_path / "corrections-taught"
+    assert teacher.keep(first) == teacher.keep(first)
+    assert teacher.discard(first) is True
+    assert (teacher.served, teacher.training("visitor"), first.folder.exists()) == (None, None, False)
+    last = learn(teacher, "visitor")
+    (tmp_path / "corrections-taught").rename(tmp_path / "elsewhere")
+    (tmp_path / "corrections-taught").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="exists"):
+        teacher.keep(last)
+    teacher.close()
     assert not teacher.folder.exists()
     assert (learnt_captioner / "model.safetensors").exists()
 
