@@ -42,8 +42,8 @@ def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options)
     page's other events that run the model.
     """
 
-    def caption(photo, num_beams, max_new_tokens, temperature, top_p, text):
-        """Describe a photo in one English sentence, with each word's probability and attention map.
+    def caption(photo, num_beams, max_new_tokens, temperature, top_p, text, language=None):
+        """Describe a photo in one sentence, with each word's probability and attention map.
 
         Args:
             photo: the photo, in any common image format.
@@ -52,6 +52,7 @@ def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options)
             temperature: 0 turns sampling off; higher values up to 2 make less likely words more frequent.
             top_p: sample only from the most likely words whose probabilities add up to this value, 0.05 to 1.
             text: the words that the caption starts with; may be empty.
+            language: the language of the caption, of a captioner that speaks several.
 
         Returns:
             The caption, its natural log-probability, its words (each with its text, its probability, its attention map
@@ -59,10 +60,13 @@ def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options)
         """
         if photo is None:
             raise gr.Error("photo is missing; upload one.")
-        kwargs = generation_kwargs(num_beams, max_new_tokens, temperature, top_p)
+        kwargs = generation_kwargs(num_beams, max_new_tokens, temperature, top_p, *([language] if language else []))
         opened = open_upload(photo, side=MAX_DISPLAY_SIDE)
         return explain(opened, text=check_text(text), **kwargs).to_dict()
 
+    sliders, language = settings[:4], settings[4:]
     text = gr.Textbox("", label="text", visible=False)
     output = Api(None, python_type_to_json_schema(Caption), "caption")
-    gr.Button(visible=False).click(caption, [photo, *settings, text], output, api_name="caption", **event_options)
+    gr.Button(visible=False).click(
+        caption, [photo, *sliders, text, *language], output, api_name="caption", **event_options
+    )

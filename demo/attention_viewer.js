@@ -2,11 +2,15 @@
 
 import { clearCanvas, drawRegionMap, drawSmoothMap, maxWeight, outlineRegion } from "./attention_map.js";
 import { fillTexts } from "./dom.js";
-import { fill, texts } from "./i18n.js";
+import { addHistory } from "./history.js";
+import { fill, formatPercent, texts } from "./i18n.js";
 import { addOcclusion } from "./occlusion.js";
+import { addRoving } from "./roving.js";
 import { addSentence } from "./sentence.js";
 import { acceptPhotos } from "./upload.js";
 import { createBeam, createWord } from "./word_buttons.js";
+
+const LOW_CONFIDENCE = 0.5; // below it, the caption is more likely to be wrong than right
 
 // Show the viewer in `element`, which contains attention_viewer.html. The arguments are those of a script of Gradio's HTML
 // component; the page without a server passes the same: `props.value` is the answer that is shown, with all maps, so that
@@ -15,6 +19,7 @@ import { createBeam, createWord } from "./word_buttons.js";
 export function mountViewer({ element, props, trigger, upload, watch }) {
   const viewer = new AttentionViewer(element, props, trigger);
   addSentence(viewer);
+  addHistory(viewer);
   addOcclusion(viewer, watch);
   acceptPhotos(viewer, upload);
   watch("value", () => viewer.render());
@@ -30,6 +35,7 @@ class AttentionViewer extends EventTarget {
   #hoveredRegion = null;
   #timer = null; // set while the words are played one after another
   #mapOptions = { regions: false, blur: 0.5, strength: 1 };
+  #otherMap = null; // drawn instead of the shown word's, such as that of a word of another caption
 
   constructor(element, props, trigger) {
     super();
@@ -38,6 +44,8 @@ class AttentionViewer extends EventTarget {
     for (const name of ["viewer", "frame", "photo", "words"]) this[name] = this.find(`.${name}`);
     this.canvas = this.find(".map");
     fillTexts(element);
+    this.find(".hint").textContent = matchMedia("(hover: none)").matches ? texts.hint_touch : texts.hint;
+    this.roving = addRoving(this.words, ".word");
     this.#addWordEvents();
     this.#addPhotoEvents();
     this.#addToolbarEvents();
@@ -51,9 +59,10 @@ class AttentionViewer extends EventTarget {
     return [...this.words.querySelectorAll(".word")];
   }
 
-  // The index of the word whose map is drawn while none is pointed at.
-  get resting() {
-    return this.pinned ?? this.answer.resting ?? null;
+  // Draw another map than that of a word of the caption, or that one again (null).
+  showMap(map) {
+    this.#otherMap = map;
+    this.drawMap();
   }
 
   // Give a canvas that lies on the photo one pixel for each pixel of the screen.
@@ -71,7 +80,8 @@ class AttentionViewer extends EventTarget {
     if (this.#hoveredRegion !== null) {
       outlineRegion(this.canvas, this.#hoveredRegion, Math.round(Math.sqrt(words[0].map.length)));
     }
-    if (this.shown !== null) this.paintMap(this.canvas, words[this.shown].map);
+    const map = this.#otherMap ?? words[this.shown]?.map;
+    if (map) this.paintMap(this.canvas, map);
   }
 
   paintMap(canvas, map) {
@@ -81,18 +91,23 @@ class AttentionViewer extends EventTarget {
 
   showWord(index) {
     this.shown = index;
+    this.#otherMap = null;
     this.wordButtons.forEach((button, i) => button.classList.toggle("shown", i === index));
     this.dispatchEvent(new Event("word"));
     this.drawMap();
   }
 
   togglePin(index) {
-    this.pinned = this.pinned === index ? null : index;
+    this.#pin(this.pinned === index ? null : index);
+    this.showWord(this.pinned);
+  }
+
+  #pin(index) {
+    this.pinned = index;
     this.wordButtons.forEach((button, i) => {
       button.setAttribute("aria-pressed", String(i === this.pinned));
       button.parentElement.classList.toggle("open", i === this.pinned);
     });
-    this.showWord(this.resting);
   }
 
   // Highlight the words by the attention that they pay to a region of the photo.
@@ -103,7 +118,7 @@ class AttentionViewer extends EventTarget {
       const { map } = this.answer.words[i];
       button.style.setProperty("--attention", region === null ? 0 : map[region] / maxWeight(map));
     });
-    this.showWord(region === null ? this.resting : null);
+    this.showWord(region === null ? this.pinned : null);
   }
 
   #regionAt(event) {
@@ -136,19 +151,25 @@ class AttentionViewer extends EventTarget {
     this.#timer = null;
     for (const item of this.words.children) item.classList.remove("upcoming");
     this.find(".play").textContent = texts.play;
-    this.showWord(this.resting);
+    this.showWord(this.pinned);
   }
 
   // Keep the words before `index`, put `word` in its place, and let the decoder continue from there.
   #continueCaption(index, word) {
+    if (word === this.answer.words[index].text) return; // it stands there already
     const prefix = this.answer.words.slice(0, index).map(({ text }) => text);
     this.trigger("continue_caption", { text: [...prefix, word].join(" ") });
   }
 
   render() {
-    this.stop();
     const answer = JSON.parse(JSON.stringify(this.props.value || {})); // a copy, because Gradio tracks changes of its own
     for (const word of answer.words || []) word.map = word.map.flat();
+    this.show(answer);
+  }
+
+  // Show an answer whose maps are in row-major order.
+  show(answer) {
+    this.stop();
     this.answer = answer;
     this.pinned = this.shown = this.#hoveredRegion = null;
     this.#renderMessage(answer);
@@ -163,8 +184,10 @@ class AttentionViewer extends EventTarget {
       return;
     }
     this.#renderCaption(answer);
+    this.panel.shownCaption = answer.caption; // what the other parts of the page speak about
+    this.#pin(answer.resting ?? sharpestWord(answer.words));
     this.dispatchEvent(new Event("answer"));
-    this.showWord(this.resting);
+    this.showWord(this.pinned);
     if (keyboardFocus && !focused.isConnected) this.wordButtons[Math.max(0, answer.prefix_length - 1)]?.focus();
     else if (answer.words.length && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
   }
@@ -181,16 +204,29 @@ class AttentionViewer extends EventTarget {
 
   #renderCaption(answer) {
     this.photo.src = answer.photo;
-    this.photo.alt = fill(answer.opening ? texts.example_alt : texts.photo_alt, { caption: answer.caption });
+    this.photo.alt = answer.opening ? texts.example_alt : texts.photo;
     const choose = (index, word) => this.#continueCaption(index, word);
     this.words.replaceChildren(
       ...answer.words.map((word, index) => createWord(word, index, answer.prefix_length || 0, choose)),
     );
-    this.words.setAttribute("aria-label", texts.caption);
-    this.find(".announcement").textContent = answer.caption;
+    this.words.setAttribute("aria-label", texts.words);
+    this.roving();
+    this.#renderDoubts(answer);
     this.find(".beams").hidden = answer.beams.length < 2;
-    this.find(".beams ol").replaceChildren(...answer.beams.map(createBeam));
+    const chooseBeam = ({ caption }) => this.trigger("show_caption", { caption });
+    this.find(".beams ol").replaceChildren(...answer.beams.map((beam) => createBeam(beam, answer.caption, chooseBeam)));
     this.find(".remove-photo").hidden = Boolean(answer.opening);
+  }
+
+  // Say where the model is not sure, and where a word was not its first choice.
+  #renderDoubts({ confidence, words }) {
+    const doubt = this.find(".doubt");
+    doubt.hidden = !(confidence < LOW_CONFIDENCE); // also if there is none
+    if (!doubt.hidden) doubt.textContent = fill(texts.low_confidence, { percent: formatPercent(confidence) });
+    const word = words.find(({ text, alternatives: [first] }) => first?.word === "<end>" && text !== "<end>");
+    const forced = this.find(".forced");
+    forced.hidden = !word;
+    if (word) forced.textContent = fill(texts.forced, { word: word.text, end: formatPercent(word.alternatives[0].probability) });
   }
 
   #addWordEvents() {
@@ -202,14 +238,16 @@ class AttentionViewer extends EventTarget {
       });
     }
     for (const type of ["pointerleave", "focusout"]) {
-      this.words.addEventListener(type, () => this.#timer === null && this.showWord(this.resting));
+      this.words.addEventListener(type, () => this.#timer === null && this.showWord(this.pinned));
     }
     this.words.addEventListener("click", (event) => wordIndex(event) !== null && this.togglePin(wordIndex(event)));
     this.words.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (step === undefined || wordIndex(event) === null) return;
+      const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      const item = event.target.closest(".words > li");
+      if (step === undefined || !item) return;
       event.preventDefault();
-      this.wordButtons[wordIndex(event) + step]?.focus();
+      const column = [...item.querySelectorAll(".word, .alternative:enabled")].filter((button) => button.offsetParent);
+      column[column.indexOf(event.target) + step]?.focus();
     });
   }
 
@@ -219,7 +257,14 @@ class AttentionViewer extends EventTarget {
       if (painting || this.#timer !== null || !this.answer.words.length) return;
       this.highlightWords(this.#regionAt(event));
     });
-    this.frame.addEventListener("pointerleave", () => this.highlightWords(null));
+    const isMouse = ({ pointerType }) => pointerType !== "touch";
+    this.frame.addEventListener("pointerdown", (event) => {
+      if (isMouse(event) || this.frame.classList.contains("painting") || !this.answer.words.length) return;
+      this.stop();
+      const region = this.#regionAt(event);
+      this.highlightWords(region === this.#hoveredRegion ? null : region); // a second tap turns it off
+    });
+    this.frame.addEventListener("pointerleave", (event) => isMouse(event) && this.highlightWords(null));
     new ResizeObserver(() => this.drawMap()).observe(this.photo);
   }
 
@@ -238,6 +283,18 @@ class AttentionViewer extends EventTarget {
     }
     this.find(".remove-photo").addEventListener("click", () => this.trigger("remove_photo"));
   }
+}
+
+// The index of the word whose map has the highest peak. The photo's corners do not count: words that need no photo, such
+// as "on", rest there.
+function sharpestWord(words) {
+  if (!words.length) return null;
+  const peaks = words.map(({ map }) => {
+    const side = Math.round(Math.sqrt(map.length));
+    const corners = [0, side - 1, map.length - side, map.length - 1];
+    return Math.max(...map.filter((_, region) => !corners.includes(region)));
+  });
+  return peaks.indexOf(Math.max(...peaks));
 }
 
 // The index of the word whose button an event happened in, or null.

@@ -1,215 +1,169 @@
-// Shows the intermediate results of demo/how_it_works_tab.py for the visitor's photo.
+// The lecture as a tour: one diagram of the model, a part of it lit at a time, with the numbers of the visitor's photo.
 
-import { drawSmoothMap } from "./attention_map.js";
 import { createElement, fillTexts } from "./dom.js";
-import { fill, formatNumber, formatPercent, texts } from "./i18n.js";
-import { addTransferLearning } from "./transfer_learning.js";
+import { fill, texts } from "./i18n.js";
+import { present } from "./present.js";
+import { addRoving } from "./roving.js";
+import { Diagram } from "./tour_diagram.js";
+import { NETWORK_STEPS } from "./tour_network.js";
+import { WORD_STEPS } from "./tour_words.js";
 
-// Show `props.value`, a trace, in `element`, which contains how_it_works.html. `server.tokenize(text)` is a promise of
-// [word, id] pairs.
+// Show `props.value`, a trace as demo/how_it_works_tab.py makes it, in `element`, which contains how_it_works.html.
+// `server.tokenize(text)` is a promise of [word, id] pairs. Returns the tour.
 export function mountHowItWorks({ element, props, server, watch }) {
   fillTexts(element);
-  const board = new HowItWorks(element, server);
-  watch("value", () => board.render(props.value));
-  board.render(props.value);
+  const tour = new Tour(element, server);
+  watch("value", () => tour.render(props.value));
+  tour.render(props.value);
+  return tour;
 }
 
-class HowItWorks {
-  #trace = {};
-  #step = 0; // index of the selected word
-  #head = 0; // index of the selected attention head
+// A step is an object: `name` of its texts (how_<name>, how_<name>_text), `lit` parts of the diagram, `values(tour)` for
+// its text, `figure(tour)`, the nodes below the text; perhaps `applies(trace)`, whether the captioner has this step.
+// Dispatches "change" when another step or word is shown.
+class Tour extends EventTarget {
+  trace = {};
+  step = 0; // index of the step that is shown
+  word = 0; // index of the word about which the steps speak
+  head = 0; // index of the attention head
+  region = null; // the lit region; null: the one with the largest weight
 
   constructor(element, server) {
+    super();
     Object.assign(this, { element, server });
-    this.renderTransfer = addTransferLearning((selector) => this.find(selector), (...text) => this.explain(...text));
-    this.find(".tokenizer-input").addEventListener("input", () => this.tokenize());
+    this.diagram = new Diagram(this.find(".diagram"));
+    this.steps = [];
+    this.find(".back").addEventListener("click", () => this.go(this.step - 1));
+    this.find(".next").addEventListener("click", () => this.go(this.step + 1));
+    this.find(".present").addEventListener("click", (event) => present(this.find(".tour"), event.currentTarget));
+    this.chooseRoving = addRoving(this.find(".word-choice"), "button");
+    this.mapsRoving = addRoving(this.find(".figure"), ".feature-map");
+    document.addEventListener("keydown", (event) => this.#onKey(event));
+    for (const type of ["pointerover", "focusin", "click"]) {
+      this.find(".panel").addEventListener(type, (event) => {
+        const region = event.target.closest("[data-region]")?.dataset.region;
+        if (region !== undefined && Number(region) !== this.region) this.lightRegion(Number(region));
+      });
+    }
   }
 
   find(selector) {
     return this.element.querySelector(selector);
   }
 
-  explain(name, values) {
-    this.find(`.${name}-text`).textContent = fill(texts[`how_${name}_text`], values);
+  // What the model computed for the chosen word.
+  get current() {
+    return this.trace.steps[this.word];
   }
 
-  renderPixels({ original_size: [width, height], size, photo, channels, patch }) {
-    this.explain("pixels", { width, height, size });
-    this.find(".resized").src = photo;
-    this.find(".resized").alt = texts.photo;
-    this.find(".channels").replaceChildren(
-      ...channels.map((source, i) => {
-        const figure = createElement("figure", ["red", "green", "blue"][i]);
-        const image = createElement("img", "");
-        image.src = source;
-        image.alt = "";
-        figure.append(image, createElement("figcaption", "", texts.how_colours[i]));
-        return figure;
-      }),
-    );
-    this.find(".patch").replaceChildren(
-      ...patch.flat().map((pixel) => {
-        const cell = createElement("span", "");
-        cell.append(...pixel.map((value) => createElement("b", "", value)));
-        cell.style.background = `rgb(${pixel})`;
-        cell.style.color = isLight(pixel) ? "black" : "white";
-        return cell;
-      }),
-    );
+  // The weights of the lit head, or of all heads' mean: what the first tab draws.
+  get weights() {
+    return this.current.heads[this.head];
   }
 
-  renderStages(stages, encoder) {
-    const last = stages.at(-1)?.shape ?? [];
-    const name = encoder.replace(/^./, (letter) => letter.toUpperCase()).replaceAll("_", "-"); // inception_v3 -> Inception-v3
-    this.explain("stages", { encoder: name, channels: last[2], regions: last[0] * last[1] });
-    this.find(".stages").replaceChildren(
-      ...stages.map(({ shape, channels }) => {
-        const item = createElement("li", "");
-        const dimensions = shape.map((size) => formatNumber(size)).join(" × ");
-        item.append(createElement("strong", "", dimensions), createSizeBox(shape, last[2], stages[0].shape[0]));
-        for (const { index, image: source } of channels) {
-          const image = createElement("img", "");
-          image.src = source;
-          image.alt = image.title = fill(texts.how_channel, { index: String(index) });
-          item.append(image);
-        }
-        return item;
-      }),
-    );
+  get meanWeights() {
+    const { heads } = this.current;
+    return heads[0].map((_, region) => heads.reduce((sum, map) => sum + map[region], 0) / heads.length);
   }
 
-  renderHeads(heads) {
-    this.find(".heads").replaceChildren(
-      ...heads.map((map, i) => {
-        const button = createElement("button", "head");
-        const canvas = createElement("canvas", "");
-        canvas.width = canvas.height = 112;
-        canvas.style.backgroundImage = `url(${this.#trace.pixels.photo})`;
-        drawSmoothMap(canvas, map, { blur: 0.3, strength: 1.2 });
-        button.append(canvas, createElement("span", "", fill(texts.how_head, { index: i + 1 })));
-        button.setAttribute("aria-pressed", String(i === this.#head));
-        button.addEventListener("click", () => {
-          this.#head = i;
-          this.renderStep();
-        });
-        return button;
-      }),
-    );
-  }
-
-  // Softmax is invariant to adding a constant to all scores, so scores are shown relative to the highest.
-  renderScores(map) {
-    const maximum = Math.max(...map);
-    const side = Math.round(Math.sqrt(map.length));
-    const order = [...map.keys()].sort((a, b) => map[b] - map[a]);
-    const row = (tag, cells) => {
-      const line = createElement("tr", "");
-      line.append(...cells.map((cell) => createElement(tag, "", cell)));
-      return line;
-    };
-    const exponentials = map.map((weight) => weight / maximum);
-    const sum = (values) => values.reduce((a, b) => a + b, 0);
-    this.find(".scores thead").replaceChildren(row("th", texts.how_columns));
-    this.find(".scores tbody").replaceChildren(
-      ...order.slice(0, 5).map((region) => {
-        const score = Math.log(exponentials[region]);
-        const position = `${Math.floor(region / side) + 1}, ${(region % side) + 1}`;
-        const weights = [exponentials[region], map[region]].map((value) => formatNumber(value, 3));
-        return row("td", [position, formatNumber(score, 2), ...weights]);
-      }),
-    );
-    const sums = [sum(exponentials), sum(map)].map((value) => formatNumber(value, 3));
-    this.find(".scores tfoot").replaceChildren(row("td", [fill(texts.how_all, { regions: map.length }), "", ...sums]));
-  }
-
-  renderStep() {
-    const current = this.#trace.steps[this.#step];
-    const prefix = this.#trace.steps.slice(1, this.#step + 1).map(({ input }) => input).join(" ");
-    [...this.find(".steps").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === this.#step)));
-    this.explain("rnn", { words: prefix ? `“${prefix}”` : texts.how_start_only, hidden: this.#trace.hidden_size });
-    renderStrip(this.find(".state"), current.state, texts.how_state);
-    this.#head = Math.min(this.#head, current.heads.length - 1);
-    this.explain("attention", { regions: this.#trace.regions, heads: current.heads.length });
-    this.renderHeads(current.heads);
-    this.renderScores(current.heads[this.#head]);
-    const percent = formatPercent(current.candidates[0].probability);
-    this.explain("next", { size: this.#trace.vocabulary.size, word: current.output, percent });
-    renderStrip(this.find(".context"), current.context, texts.how_context);
-    this.find(".candidates").replaceChildren(
-      ...current.candidates.map(({ word, probability }) => {
-        const item = createElement("li", word === current.output ? "chosen" : "", word);
-        item.append(createElement("small", "", formatPercent(probability)));
-        item.style.setProperty("--probability", probability);
-        return item;
-      }),
-    );
+  get side() {
+    return Math.round(Math.sqrt(this.trace.regions));
   }
 
   render(value) {
-    this.#trace = JSON.parse(JSON.stringify(value || {})); // a copy, because Gradio tracks changes of its own
-    this.find(".loading").hidden = Boolean(this.#trace.steps);
-    this.find(".how-it-works").hidden = !this.#trace.steps;
-    if (!this.#trace.steps) return;
-    this.renderPixels(this.#trace.pixels);
-    this.renderStages(this.#trace.stages, this.#trace.encoder);
-    this.renderTransfer(this.#trace.transfer, this.#trace.stages.at(-1)?.shape[2]);
-    this.explain("vocabulary", { size: this.#trace.vocabulary.size });
-    this.find(".vocabulary").replaceChildren(...this.#trace.vocabulary.words.map(createToken));
-    this.#step = Math.min(1, this.#trace.steps.length - 1);
-    this.find(".steps").setAttribute("aria-label", texts.how_steps);
-    this.find(".steps").replaceChildren(
-      ...this.#trace.steps.map(({ output }, i) => {
-        const button = createElement("button", "", output);
-        button.addEventListener("click", () => {
-          this.#step = i;
-          this.renderStep();
-        });
-        return button;
-      }),
-    );
-    this.renderStep();
-    this.explain("end", {});
-    this.find(".full-caption").textContent = ["<start>", ...this.#trace.steps.map(({ output }) => output)].join(" ");
-    this.tokenize();
+    this.trace = JSON.parse(JSON.stringify(value || {})); // a copy, because Gradio tracks changes of its own
+    this.find(".loading").hidden = Boolean(this.trace.steps);
+    this.find(".tour").hidden = !this.trace.steps;
+    if (!this.trace.steps) return;
+    this.steps = [...NETWORK_STEPS, ...WORD_STEPS].filter(({ applies }) => applies?.(this.trace) ?? true);
+    this.step = Math.min(this.step, this.steps.length - 1);
+    this.word = Math.min(Math.max(this.word, 1), this.trace.steps.length - 1);
+    this.find(".word-choice").replaceChildren(...this.trace.steps.map(({ output }, i) => this.#createChoice(output, i)));
+    this.show();
   }
 
-  async tokenize() {
-    const tokens = await this.server.tokenize(this.find(".tokenizer-input").value);
-    this.find(".tokens").replaceChildren(...tokens.map(createToken));
+  // Show another step, if there is one.
+  go(step) {
+    if (step < 0 || step >= this.steps.length) return;
+    this.step = step;
+    this.show();
+    this.dispatchEvent(new Event("change"));
+  }
+
+  chooseWord(word) {
+    this.word = word;
+    this.region = null;
+    this.show();
+    this.dispatchEvent(new Event("change"));
+  }
+
+  chooseHead(head) {
+    this.head = head;
+    this.region = null;
+    this.show();
+  }
+
+  show() {
+    const step = this.steps[this.step];
+    this.head = Math.min(this.head, this.current.heads.length - 1);
+    const focused = this.find(".figure :focus")?.dataset.focus;
+    const title = texts[`how_${step.name}`];
+    this.find(".title").textContent = title;
+    const values = step.values?.(this) ?? {};
+    this.find(".text").textContent = fill(texts[values.text ?? `how_${step.name}_text`], values);
+    this.find(".figure").replaceChildren(...step.figure(this));
+    this.find(".progress").textContent = fill(texts.tour_progress, { step: this.step + 1, steps: this.steps.length });
+    this.find(".panel").dataset.step = step.name;
+    this.find(".back").disabled = this.step === 0;
+    this.find(".next").disabled = this.step === this.steps.length - 1;
+    [...this.find(".word-choice").children].forEach((button, i) => {
+      button.setAttribute("aria-pressed", String(i === this.word));
+    });
+    this.chooseRoving(this.word);
+    this.mapsRoving();
+    this.diagram.render(this, step.lit, title);
+    this.onRegion = step.onRegion;
+    this.lightRegion(this.region ?? largest(this.weights));
+    if (focused) this.find(`[data-focus="${focused}"]`)?.focus();
+  }
+
+  // Light everything that shows this region: its row of a table, its place in each picture.
+  lightRegion(region) {
+    this.region = region;
+    this.onRegion?.(this, region);
+    for (const node of this.element.querySelectorAll(".panel [data-region]")) {
+      node.classList.toggle("lit", Number(node.dataset.region) === region);
+    }
+  }
+
+  // Show a feature map or another picture large.
+  enlarge(source, description) {
+    const dialog = this.find(".large");
+    Object.assign(dialog.querySelector("img"), { src: source, alt: description });
+    dialog.querySelector("figcaption").textContent = description;
+    dialog.showModal();
+  }
+
+  async tokenize(text) {
+    return this.server.tokenize(text);
+  }
+
+  #createChoice(text, index) {
+    const button = createElement("button", "", text);
+    button.addEventListener("click", () => this.chooseWord(index));
+    return button;
+  }
+
+  #onKey(event) {
+    const direction = { ArrowLeft: -1, ArrowRight: 1, PageUp: -1, PageDown: 1 }[event.key];
+    const visible = this.find(".tour").offsetParent || document.fullscreenElement?.contains(this.find(".tour"));
+    if (!direction || !visible || this.find(".large").open || event.defaultPrevented) return;
+    const { target } = event;
+    const elsewhere = target !== document.body && !this.find(".tour").contains(target);
+    if (elsewhere || target.matches("input, textarea, select") || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    this.go(this.step + direction);
   }
 }
 
-// Whether black text has more contrast than white text, by the relative luminance of WCAG 2.
-function isLight(pixel) {
-  const [red, green, blue] = pixel.map((value) => ((value / 255 + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18;
-}
-
-// Height: rows. Width: square root of the channels, because the first stage would otherwise be too thin to see.
-function createSizeBox([rows, , channels], maxChannels, maxRows) {
-  const size = createElement("span", "size");
-  const box = createElement("i", "");
-  box.style.height = `${(100 * rows) / maxRows}%`;
-  box.style.width = `${100 * Math.sqrt(channels / maxChannels)}%`;
-  size.append(box);
-  return size;
-}
-
-function createToken([word, id]) {
-  const item = createElement("li", id === 1 ? "unknown" : "", word);
-  item.append(createElement("small", "", id));
-  return item;
-}
-
-function renderStrip(canvas, values, label) {
-  canvas.width = values.length;
-  canvas.height = 1;
-  const largest = Math.max(...values.map(Math.abs), 1e-6);
-  const pixels = new ImageData(values.length, 1);
-  values.forEach((value, i) => {
-    const colour = value < 0 ? [37, 99, 235] : [234, 88, 12];
-    pixels.data.set([...colour, 255 * Math.abs(value / largest)], 4 * i);
-  });
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
-  canvas.setAttribute("aria-label", label);
-}
+const largest = (values) => values.indexOf(Math.max(...values));

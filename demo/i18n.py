@@ -8,13 +8,18 @@ import json
 import re
 from pathlib import Path
 
+from demo.scripts import load
+
 TEXTS = json.loads((Path(__file__).parent / "texts.json").read_text(encoding="utf-8"))
 
 
 def get_language(request):
-    """The language that the browser prefers, or "en" if the page has no texts for it. `request` is a `gr.Request`."""
-    language = request.headers.get("accept-language", "")[:2]
-    return language if language in TEXTS else "en"
+    """The language that the visitor has chosen on the page, or that the browser prefers, or "en" if there are no texts.
+
+    `request` is a `gr.Request`.
+    """
+    wanted = (request.cookies.get("language"), request.headers.get("accept-language", "")[:2])
+    return next((language for language in wanted if language in TEXTS), "en")
 
 
 def translate_error(message, language):
@@ -45,10 +50,8 @@ class Translator:
             ]
             for language, texts in TEXTS.items()
         }
-        script = f"""() => {{
+        script = f"""async () => {{
             const updates = {json.dumps(updates)};
-            const language = navigator.language.split("-")[0];
-            document.documentElement.lang = language in updates ? language : "en";
-            return updates[document.documentElement.lang];
+            return updates[(await {load("i18n.js")}).language];
         }}"""
         page.load(None, None, [component for component, _ in self.components], js=script, api_visibility="private")

@@ -1,10 +1,10 @@
-// Occlusion: cover parts of the photo, caption it again, and see which words become less likely.
+// An experiment: cover parts of the photo, caption it again, and see which words change or become less likely.
 
 import { clearCanvas } from "./attention_map.js";
+import { createElement } from "./dom.js";
 import { fill, formatPercent, texts } from "./i18n.js";
+import { addRoving } from "./roving.js";
 import { wordLabel } from "./word_buttons.js";
-
-const BRUSH_RADIUS = 1 / 18; // of the photo
 
 export function addOcclusion(viewer, watch) {
   const occlusion = new Occlusion(viewer);
@@ -21,18 +21,28 @@ class Occlusion {
     this.cells = new Uint8Array(this.side * this.side); // 1 where the photo is covered
     viewer.addEventListener("answer", () => {
       this.#lastShown = null;
+      this.setTool(null);
       this.uncover();
     });
     viewer.addEventListener("word", () => this.#offerToCoverWord());
-    viewer.find(".brush").addEventListener("click", () => this.setBrush(!this.isBrushActive));
+    for (const name of ["brush", "eraser"]) {
+      viewer.find(`.${name}`).addEventListener("click", () => this.setTool(this.tool === name ? null : name));
+    }
     viewer.find(".cover-word").addEventListener("click", () => this.coverWord(viewer.answer.words[this.#lastShown].map));
     viewer.find(".uncover").addEventListener("click", () => this.uncover());
     this.#addBrushEvents(viewer.frame);
+    this.#addSentenceEvents(viewer.find(".covered-sentence"));
     new ResizeObserver(() => this.drawMask()).observe(viewer.photo);
   }
 
-  get isBrushActive() {
-    return this.viewer.frame.classList.contains("painting");
+  // Choose what painting on the photo does: "brush", "eraser" or null, nothing.
+  setTool(tool) {
+    this.tool = tool;
+    this.viewer.frame.classList.toggle("painting", Boolean(tool));
+    for (const name of ["brush", "eraser"]) {
+      this.viewer.find(`.${name}`).setAttribute("aria-pressed", String(name === tool));
+    }
+    if (tool) this.viewer.highlightWords(null);
   }
 
   drawMask() {
@@ -48,11 +58,12 @@ class Occlusion {
 
   paint(event) {
     const { side } = this;
+    const radius = Number(this.viewer.find(".brush-size").value);
     const box = this.viewer.photo.getBoundingClientRect();
     const [x, y] = [((event.clientX - box.left) / box.width) * side, ((event.clientY - box.top) / box.height) * side];
     this.cells.forEach((_, i) => {
       const distance = Math.hypot((i % side) + 0.5 - x, Math.floor(i / side) + 0.5 - y);
-      if (distance <= BRUSH_RADIUS * side) this.cells[i] = 1;
+      if (distance <= radius * side) this.cells[i] = this.tool === "eraser" ? 0 : 1;
     });
     this.drawMask();
   }
@@ -80,7 +91,10 @@ class Occlusion {
   requestCaption() {
     const { viewer } = this;
     viewer.stop();
-    viewer.find(".uncover").hidden = false;
+    if (!this.cells.some(Boolean)) return this.uncover(); // all of it has been erased
+    viewer.find(".uncover").disabled = false;
+    viewer.find(".covered").hidden = false; // at once, so that nothing moves when the answer is there
+    viewer.find(".covered-label").textContent = texts.covering;
     this.#requestId += 1;
     const caption = viewer.answer.words.map(({ text }) => text).join(" ");
     viewer.trigger("caption_masked", { request_id: this.#requestId, mask: this.cells.join(""), caption });
@@ -88,9 +102,11 @@ class Occlusion {
 
   uncover() {
     const { viewer } = this;
+    this.#requestId += 1;
     this.cells.fill(0);
     this.drawMask();
-    viewer.find(".occluded").hidden = viewer.find(".uncover").hidden = true;
+    viewer.find(".uncover").disabled = viewer.find(".covered").hidden = true;
+    viewer.find(".covered-sentence").replaceChildren();
     viewer.wordButtons.forEach((button, i) => {
       button.querySelector("small").textContent = formatPercent(viewer.answer.words[i].probability);
       button.setAttribute("aria-label", wordLabel(viewer.answer.words[i]));
@@ -98,26 +114,40 @@ class Occlusion {
     });
   }
 
-  // Show each word's probability before and after covering.
+  // Show the second caption below the first one, and each word's probability before and after covering.
   renderResult(result) {
     const { viewer } = this;
     if (!result || result.request_id !== this.#requestId || !this.cells.some(Boolean)) return;
-    viewer.find(".occluded").hidden = false;
-    viewer.find(".occluded-caption").textContent = result.caption;
-    viewer.find(".announcement").textContent = `${texts.occluded_caption} ${result.caption}`;
+    const words = result.words.map((word) => ({ ...word, map: [...word.map].flat() }));
+    const before = viewer.answer.words.map(({ text }) => text);
+    const kept = commonWords(before, words.map(({ text }) => text));
+    const unchanged = kept.size === words.length && words.length === before.length;
+    viewer.find(".covered-label").textContent = unchanged ? texts.covered_unchanged : texts.occluded_caption;
+    this.words = words;
+    viewer.find(".covered-sentence").replaceChildren(
+      ...words.map((word, i) => createCoveredWord(word, i, !kept.has(i))),
+    );
+    this.roving();
     viewer.wordButtons.forEach((button, i) => {
-      const [before, after] = [viewer.answer.words[i].probability, result.probabilities[i]];
-      const values = { word: viewer.answer.words[i].text, before: formatPercent(before), after: formatPercent(after) };
+      const [earlier, later] = [viewer.answer.words[i].probability, result.probabilities[i]];
+      const values = { word: viewer.answer.words[i].text, before: formatPercent(earlier), after: formatPercent(later) };
       button.querySelector("small").textContent = `${values.before} → ${values.after}`;
-      button.style.setProperty("--drop", Math.max(0, 1 - after / before));
+      button.style.setProperty("--drop", Math.max(0, 1 - later / earlier));
       button.setAttribute("aria-label", fill(texts.word_occluded, values));
     });
   }
 
-  setBrush(active) {
-    this.viewer.frame.classList.toggle("painting", active);
-    this.viewer.find(".brush").setAttribute("aria-pressed", String(active));
-    if (active) this.viewer.highlightWords(null);
+  // The words of the second caption show their own maps.
+  #addSentenceEvents(sentence) {
+    this.roving = addRoving(sentence, "button");
+    const show = (event) => {
+      const button = event.target.closest("button");
+      if (button) this.viewer.showMap(this.words[button.dataset.index].map);
+    };
+    for (const type of ["pointerover", "focusin", "click"]) sentence.addEventListener(type, show);
+    for (const type of ["pointerleave", "focusout"]) {
+      sentence.addEventListener(type, () => this.viewer.showWord(this.viewer.pinned));
+    }
   }
 
   #offerToCoverWord() {
@@ -125,13 +155,13 @@ class Occlusion {
     if (shown !== null) this.#lastShown = shown;
     const button = this.viewer.find(".cover-word");
     const word = answer.words?.[this.#lastShown];
-    button.hidden = !word;
-    if (word) button.textContent = fill(texts.cover_word, { word: word.text });
+    button.disabled = !word;
+    button.textContent = word ? fill(texts.cover_word, { word: word.text }) : texts.cover_no_word;
   }
 
   #addBrushEvents(frame) {
     frame.addEventListener("pointerdown", (event) => {
-      if (!this.isBrushActive) return;
+      if (!this.tool) return;
       event.preventDefault();
       frame.setPointerCapture(event.pointerId);
       this.paint(event);
@@ -139,4 +169,34 @@ class Occlusion {
     frame.addEventListener("pointermove", (event) => frame.hasPointerCapture(event.pointerId) && this.paint(event));
     frame.addEventListener("pointerup", (event) => frame.hasPointerCapture(event.pointerId) && this.requestCaption());
   }
+}
+
+function createCoveredWord({ text, probability }, index, changed) {
+  const button = createElement("button", changed ? "changed" : "", text);
+  button.dataset.index = index;
+  const label = fill(changed ? texts.covered_changed : texts.covered_word, { word: text, percent: formatPercent(probability) });
+  button.setAttribute("aria-label", label);
+  button.title = label;
+  return button;
+}
+
+// The indices of the words of `after` that also stand in `before`, in the same order (a longest common subsequence).
+function commonWords(before, after) {
+  const lengths = Array.from({ length: before.length + 1 }, () => Array(after.length + 1).fill(0));
+  for (let i = before.length - 1; i >= 0; i--) {
+    for (let j = after.length - 1; j >= 0; j--) {
+      const same = before[i] === after[j];
+      lengths[i][j] = same ? 1 + lengths[i + 1][j + 1] : Math.max(lengths[i + 1][j], lengths[i][j + 1]);
+    }
+  }
+  const kept = new Set();
+  for (let [i, j] = [0, 0]; i < before.length && j < after.length; ) {
+    if (before[i] === after[j]) {
+      kept.add(j);
+      i += 1;
+      j += 1;
+    } else if (lengths[i + 1][j] >= lengths[i][j + 1]) i += 1;
+    else j += 1;
+  }
+  return kept;
 }

@@ -9,13 +9,12 @@ from demo.batch_tab import add_batch_tab
 from demo.batching import Batcher
 from demo.compare_tab import add_compare_tab
 from demo.corrections_panel import add_corrections_panel
-from demo.how_it_works_tab import trace
-from demo.i18n import TEXTS, Translator, get_language
+from demo.how_it_works_tab import add_how_it_works
+from demo.i18n import Translator
+from demo.languages import add_language_choice, speak_page_language
 from demo.opening import caption_examples
-from demo.predict import MAX_DISPLAY_SIDE
 from demo.scripts import PRELOADS, call, mount
 from demo.teaching_panel import add_teaching_panel, may_see_all
-from demo.uploads import open_upload
 from demo.viewer import (
     MODEL_EVENT,
     add_examples,
@@ -67,37 +66,47 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
         return captioner, generation_kwargs(*values)
 
     with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(delete_cache, delete_cache)) as page:
+        gr.HTML(js_on_load=mount("language_switch.js", "mountLanguageSwitch"), elem_id="language_switch")
         translate(gr.Markdown(elem_id="heading"), value="heading")
         with gr.Tabs(overflow_behavior="wrap"):  # on a phone, the default hides tabs in a menu
             with translate(gr.Tab(), label="caption_tab"), add_panel("caption_tab"):
-                photo, viewer, settings = add_inputs(captioner.model.generation_config, answer, translate)
+                photo, viewer, settings, language = add_inputs(captioner, answer, page, translate)
                 add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings, opening)
                 add_api_endpoint(captioner.explain, photo, settings, generation_kwargs, MODEL_EVENT)
                 if corrections:
                     with translate(gr.Accordion(open=False, elem_id="corrections"), label="corrections"):
                         see_all = partial(may_see_all, teacher)
-                        add_corrections_panel(corrections, captioner, photo, viewer, None, see_all, page, translate)
+                        add_corrections_panel(corrections, captioner, photo, viewer, language, see_all, page, translate)
                         if teacher:
                             add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page, translate)
             with translate(gr.Tab(), label="how_tab") as tab:
-                add_how_it_works(captioner, photo, settings, tab, opening)
+                add_how_it_works(captioner, photo, viewer, settings, get_captioner, tab, opening)
             with translate(gr.Tab(), label="compare_tab") as tab:
                 add_compare_tab(batchers, translate, tab, photo)
             with translate(gr.Tab(), label="batch_tab"):
                 add_batch_tab(captioner.explain, translate)
         translate.on_load(page)
-        marks = {language: [texts["example_wrong"], texts["example_wrong_short"]] for language, texts in TEXTS.items()}
-        page.load(None, js=call("label_examples.js", "labelExamples", wrong, marks))
+        page.load(None, js=call("gradio_texts.js", "translateGradio", wrong))
     # A <style> in the head, because Gradio scopes `css` to its own container.
     head = f"<style>{read('page.css')}</style>{PRELOADS}"
     return page, {"theme": THEME, "head": head, "footer_links": ["api"]}
 
 
-def add_inputs(defaults, answer, translate):
-    """Add the photo, the viewer, which first shows `answer`, and the settings. Returns these components."""
-    photo, viewer = add_photo_input(translate), add_viewer(answer=answer)
+def add_inputs(captioner, answer, page, translate):
+    """Add the photo, the viewer, which first shows `answer`, and the settings.
+
+    Returns these components, and the choice of the captions' language, which is also the last setting; None for a
+    captioner of one language.
+    """
+    photo = add_photo_input(translate)
+    language = None
+    if captioner.languages:
+        language = translate(add_language_choice(captioner, None, "caption_language"), label="caption_language")
+        speak_page_language(page, captioner, language)
+    viewer = add_viewer(answer=answer)
     add_examples(photo, translate)
-    return photo, viewer, add_settings(defaults, translate)
+    settings = add_settings(captioner.model.generation_config, translate)
+    return photo, viewer, settings + ([language] if language else []), language
 
 
 def add_settings(defaults, translate):
@@ -115,33 +124,10 @@ def add_settings(defaults, translate):
     return list(sliders.values())
 
 
-def generation_kwargs(num_beams, max_new_tokens, temperature, top_p):
+def generation_kwargs(num_beams, max_new_tokens, temperature, top_p, *language):
     """Convert the settings to arguments of `generate`. A temperature of 0 turns sampling off."""
     kwargs = {"num_beams": int(num_beams), "max_new_tokens": int(max_new_tokens), "do_sample": temperature > 0}
+    if language:
+        kwargs["language"] = language[0]
     # `generate` accepts a temperature of 2.0 but not of 2.
     return kwargs | ({"temperature": float(temperature), "top_p": float(top_p)} if temperature else {})
-
-
-def add_how_it_works(captioner, photo, settings, tab, opening):
-    """Add the "How it works" tab for the visitor's photo, or for the one at the path `opening` if there is none yet."""
-
-    def tokenize(text):
-        tokenizer = captioner.processor.tokenizer
-        return [[tokenizer.decode(token_id), token_id] for token_id in tokenizer(text[:200]).input_ids[1:]]
-
-    board = gr.HTML(
-        html_template=read("how_it_works.html"),
-        css_template=read("how_it_works.css"),
-        js_on_load=mount("how_it_works.js", "mountHowItWorks"),
-        apply_default_css=False,
-        server_functions=[tokenize],
-        elem_id="how_it_works",
-    )
-
-    def run(request: gr.Request, path, *values):
-        path, language = path or opening, get_language(request)
-        original_size = open_upload(path, language).size
-        opened = open_upload(path, language, side=MAX_DISPLAY_SIDE)
-        return trace(captioner.model, captioner.processor, opened, original_size, **generation_kwargs(*values))
-
-    tab.select(run, [photo, *settings], board, api_visibility="private", **MODEL_EVENT)

@@ -1,19 +1,20 @@
-// The caption as one sentence above its words, and what can be taken along: its text, a picture of all maps, a film.
+// The caption as one sentence above its words, and what can be taken along: its text, a picture of all maps, a film, the
+// numbers, a worksheet.
 
 import { animateWebp } from "./animated_webp.js";
 import { createElement } from "./dom.js";
 import { fill, texts } from "./i18n.js";
 import { drawFilm, drawPicture } from "./pictures.js";
+import { printWorksheet } from "./worksheet.js";
 
 const FRAME_TIME = 900; // milliseconds, as the words are played on the page
 const LAST_FRAME_TIME = 2500;
 
 export function addSentence(viewer) {
-  const [box, sentence, status] = [".sentence-box", ".sentence", ".status"].map((selector) => viewer.find(selector));
+  const [sentence, status] = [".sentence", ".status"].map((selector) => viewer.find(selector));
 
   viewer.addEventListener("answer", () => {
     const { words } = viewer.answer;
-    box.hidden = !words.length;
     sentence.replaceChildren(...words.flatMap(({ text }, i) => [i ? " " : "", createElement("span", "", text)]));
     status.textContent = "";
   });
@@ -24,11 +25,15 @@ export function addSentence(viewer) {
     copy: () => copySentence(sentence, viewer.answer.caption),
     "save-picture": () => savePicture(viewer),
     "save-film": () => saveFilm(viewer),
+    "save-json": () => saveNumbers(viewer),
+    worksheet: () => printWorksheet(viewer),
+    share: () => share(viewer),
   };
+  viewer.find(".share").hidden = !navigator.share;
   for (const [name, action] of Object.entries(actions)) {
     viewer.find(`.${name}`).addEventListener("click", async () => {
       status.textContent = ""; // so that the same message is announced again
-      status.textContent = await action();
+      status.textContent = (await action()) ?? "";
     });
   }
 }
@@ -59,6 +64,26 @@ async function saveFilm(viewer) {
   const durations = pictures.map((_, i) => (i + 1 < pictures.length ? FRAME_TIME : LAST_FRAME_TIME));
   const film = animateWebp(pictures, durations, canvases[0].width, canvases[0].height);
   return download(new Blob([film], { type: "image/webp" }), answer.caption, "webp");
+}
+
+// All that the page knows of the caption but the photo: words, probabilities, maps, alternatives, beams.
+function saveNumbers({ answer }) {
+  const { photo, opening, resting, prefix_length: prefixLength, ...numbers } = answer;
+  return download(new Blob([JSON.stringify(numbers, null, 1)], { type: "application/json" }), answer.caption, "json");
+}
+
+// Hand the picture of all maps to another app.
+async function share(viewer) {
+  const { answer, photo } = viewer;
+  const picture = drawPicture(photo, answer.words, (canvas, map) => viewer.paintMap(canvas, map), texts.picture_note);
+  const file = new File([await toBlob(picture, "image/png")], "caption.png", { type: "image/png" });
+  const data = { title: answer.caption, text: answer.caption, url: location.href };
+  try {
+    await navigator.share(navigator.canShare?.({ files: [file] }) ? { ...data, files: [file] } : data);
+  } catch (error) {
+    if (error.name !== "AbortError") return texts.share_failed;
+  }
+  return "";
 }
 
 const toBlob = (canvas, type) => new Promise((resolve) => canvas.toBlob(resolve, type, 0.9));

@@ -4,6 +4,7 @@
 the photo input there, so that several viewers can be on one page.
 """
 
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -16,7 +17,7 @@ from modeling_captioner import explain_caption
 
 FOLDER = Path(__file__).parent
 EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
-VIEWER_EVENTS = ("continue_caption", "caption_masked", "remove_photo", "photo_uploaded")
+VIEWER_EVENTS = ("continue_caption", "show_caption", "caption_masked", "remove_photo", "photo_uploaded")
 # Options of the events that run the model. They share one concurrency limit, so that the batcher sees them together.
 MODEL_EVENT = {"show_progress": "minimal", "concurrency_id": "model"}
 
@@ -92,9 +93,15 @@ def add_viewer_events(get_captioner, panel, photo, viewer, settings, opening=Non
         captioner, kwargs = get_captioner(*values)
         photo = apply_mask(open_upload(path or opening, get_language(request), side=MAX_DISPLAY_SIDE), event.mask)
         result = captioner.explain(photo, **kwargs).to_dict()
-        first_caption = explain_caption(captioner.model, captioner.processor, photo, check_text(event.caption))
+        first_caption = explain_given(captioner, photo, check_text(event.caption), kwargs)
         probabilities = [word.probability for word in first_caption.words]
         return gr.HTML(occlusion=result | {"probabilities": probabilities, "request_id": event.request_id})
+
+    def show_caption(request: gr.Request, event: gr.EventData, path, *values):
+        captioner, kwargs = get_captioner(*values)
+        explain = partial(explain_given, captioner, caption=check_text(event.caption), settings=kwargs)
+        result = caption_upload(explain, path or opening, get_language(request))
+        return result | {"prefix_length": len(event.caption.split()), "opening": bool(opening and not path)}
 
     private = MODEL_EVENT | {"api_visibility": "private"}
     photo.change(caption_photo, [photo, *settings], viewer, trigger_mode="always_last", **private)
@@ -102,9 +109,16 @@ def add_viewer_events(get_captioner, panel, photo, viewer, settings, opening=Non
     gr.on(changes, caption_again, [photo, *settings], viewer, trigger_mode="always_last", **private)
     viewer.continue_caption(continue_caption, [photo, *settings], viewer, **private)
     viewer.caption_masked(caption_masked, [photo, *settings], viewer, **private)
+    viewer.show_caption(show_caption, [photo, *settings], viewer, **private)
     viewer.remove_photo(None, None, photo, js="() => null", api_visibility="private")
     uploaded = f"() => document.querySelector('#{panel}').uploadedPhoto"
     viewer.photo_uploaded(None, None, photo, js=uploaded, api_visibility="private")
+
+
+def explain_given(captioner, photo, caption, settings):
+    """Explain a given caption in the language of the settings."""
+    language = {"language": settings["language"]} if "language" in settings else {}
+    return explain_caption(captioner.model, captioner.processor, photo, caption, **language)
 
 
 def read(name):

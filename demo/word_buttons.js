@@ -38,6 +38,8 @@ export function createWord(word, index, prefixLength, choose) {
 function createAlternative(text, probability, chosen, choose) {
   const item = createElement("li", "");
   const button = createElement("button", "alternative");
+  button.tabIndex = -1; // the words share one Tab stop; ArrowDown leads from a word to its alternatives
+  button.title = text; // a long one may be cut off
   button.append(createElement("span", "", text), createElement("small", "", formatPercent(probability)));
   button.style.setProperty("--probability", probability);
   button.disabled = text.startsWith("<");
@@ -48,8 +50,16 @@ function createAlternative(text, probability, chosen, choose) {
   return item;
 }
 
-export function createBeam({ caption, log_probability: logProbability }) {
-  const item = createElement("li", "", caption);
-  item.append(createElement("small", "", formatNumber(logProbability, 2)));
+// A beam with what the beams are sorted by, the average per word (with <end>), and the sum. `choose(beam)` is called when
+// it is chosen.
+export function createBeam(beam, shown, choose) {
+  const item = createElement("li", "");
+  const button = createElement("button", "beam");
+  const total = beam.log_probability;
+  const values = { average: formatNumber(total / (beam.caption.split(" ").length + 1), 2), sum: formatNumber(total, 2) };
+  button.append(createElement("span", "", beam.caption), createElement("small", "", fill(texts.beam_scores, values)));
+  button.setAttribute("aria-pressed", String(beam.caption === shown));
+  button.addEventListener("click", () => beam.caption !== shown && choose(beam));
+  item.append(button);
   return item;
 }

@@ -1,0 +1,25 @@
+"""The language of the captions, of a captioner that speaks several: a choice beside the photo."""
+
+import json
+
+import gradio as gr
+
+from demo.i18n import TEXTS
+from demo.scripts import load
+
+
+def add_language_choice(captioner, language, elem_id):
+    """Add the choice. `language` is the one at first, by default the captioner's first."""
+    names = TEXTS["en"]["own_names"]
+    choices = [(names.get(each, each), each) for each in captioner.languages]
+    return gr.Radio(choices, value=language or captioner.languages[0], elem_id=elem_id, elem_classes="language-choice")
+
+
+def speak_page_language(page, captioner, choice):
+    """Choose the page's language when the page opens, if the captioner speaks it."""
+    spoken = json.dumps(captioner.languages)
+    script = f"""async () => {{
+        const {{ language }} = await {load("i18n.js")};
+        return {spoken}.includes(language) ? language : {spoken}[0];
+    }}"""
+    page.load(None, None, choice, js=script, api_visibility="private")
