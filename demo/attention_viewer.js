@@ -5,6 +5,7 @@ import { fillTexts } from "./dom.js";
 import { addHistory } from "./history.js";
 import { fill, formatPercent, texts } from "./i18n.js";
 import { addOcclusion } from "./occlusion.js";
+import { addPageState } from "./page_state.js";
 import { addRoving } from "./roving.js";
 import { addSentence } from "./sentence.js";
 import { acceptPhotos } from "./upload.js";
@@ -22,12 +23,13 @@ export function mountViewer({ element, props, trigger, upload, watch }) {
   addHistory(viewer);
   addOcclusion(viewer, watch);
   acceptPhotos(viewer, upload);
+  if (props.remembered) addPageState(viewer);
   watch("value", () => viewer.render());
   viewer.render();
   return viewer;
 }
 
-// Dispatches "answer" when it has rendered another answer, and "word" when another word (`shown`) or none is shown.
+// Dispatches "answer" when it has rendered another answer, "pin" when the visitor has pinned a word or none, and "word" when another word (`shown`) or none is shown.
 class AttentionViewer extends EventTarget {
   answer = {};
   shown = null; // the index of the word whose map is drawn
@@ -44,6 +46,7 @@ class AttentionViewer extends EventTarget {
     for (const name of ["viewer", "frame", "photo", "words"]) this[name] = this.find(`.${name}`);
     this.canvas = this.find(".map");
     fillTexts(element);
+    this.find(".correct").hidden = !props.corrections;
     this.find(".hint").textContent = matchMedia("(hover: none)").matches ? texts.hint_touch : texts.hint;
     this.roving = addRoving(this.words, ".word");
     this.#addWordEvents();
@@ -100,6 +103,7 @@ class AttentionViewer extends EventTarget {
   togglePin(index) {
     this.#pin(this.pinned === index ? null : index);
     this.showWord(this.pinned);
+    this.dispatchEvent(new Event("pin"));
   }
 
   #pin(index) {

@@ -24,6 +24,9 @@ def add_corrections_panel(folder, captioner, photo, viewer, language, may_see_al
     """
     saved_here = gr.BrowserState([], storage_key="captioner-corrections", secret="not needed")
     languages = [language] if language else []
+    with gr.Row():
+        translate(gr.Markdown(), value="corrections_heading")
+        translate(gr.Button(elem_id="close_corrections", min_width=80), value="close")
     translate(gr.Markdown(), value="corrections_privacy")
     caption = gr.Textbox(max_length=MAX_CAPTION_LENGTH, elem_id="corrected_caption")
     translate(caption, label="corrections_caption")
@@ -77,7 +80,9 @@ def add_corrections_panel(folder, captioner, photo, viewer, language, may_see_al
         names = [name for name in names if name not in allowed]
         return texts["corrections_taken_back"].format(count), names, *list_saved(request, names)
 
-    viewer.change(None, viewer, caption, js="(answer) => (answer && answer.caption) || ''", **PRIVATE)
+    shown = "() => document.querySelector('#caption_tab').shownCaption ?? ''"
+    viewer.change(None, None, caption, js=shown, **PRIVATE)
+    viewer.correct(None, None, caption, js=shown, **PRIVATE)
     caption.change(mark, caption, marked, trigger_mode="always_last", **QUIET)
     listed = [saved_here, chosen, saved]
     button.click(save, [photo, caption, saved_here, *languages], [status, *listed], **PRIVATE)

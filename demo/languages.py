@@ -16,10 +16,15 @@ def add_language_choice(captioner, language, elem_id):
 
 
 def speak_page_language(page, captioner, choice):
-    """Choose the page's language when the page opens, if the captioner speaks it."""
+    """Choose the language in the page's address, or that of the page if the captioner speaks it, and remember it."""
     spoken = json.dumps(captioner.languages)
     script = f"""async () => {{
-        const {{ language }} = await {load("i18n.js")};
-        return {spoken}.includes(language) ? language : {spoken}[0];
+        const [{{ language }}, {{ readState }}] = [await {load("i18n.js")}, await {load("page_state.js")}];
+        return [readState("captions"), language].find((each) => {spoken}.includes(each)) ?? {spoken}[0];
     }}"""
     page.load(None, None, choice, js=script, api_visibility="private")
+    remember = f"""async (chosen) => {{
+        const [{{ language }}, {{ writeState }}] = [await {load("i18n.js")}, await {load("page_state.js")}];
+        writeState({{ captions: chosen === language ? null : chosen }});
+    }}"""
+    choice.change(None, choice, None, js=remember, api_visibility="private")

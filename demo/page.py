@@ -13,6 +13,7 @@ from demo.how_it_works_tab import add_how_it_works
 from demo.i18n import Translator
 from demo.languages import add_language_choice, speak_page_language
 from demo.opening import caption_examples
+from demo.page_state import remember_photo, remember_values
 from demo.scripts import PRELOADS, call, mount
 from demo.teaching_panel import add_teaching_panel, may_see_all
 from demo.viewer import (
@@ -70,11 +71,12 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
         translate(gr.Markdown(elem_id="heading"), value="heading")
         with gr.Tabs(overflow_behavior="wrap"):  # on a phone, the default hides tabs in a menu
             with translate(gr.Tab(), label="caption_tab"), add_panel("caption_tab"):
-                photo, viewer, settings, language = add_inputs(captioner, answer, page, translate)
+                inputs = add_inputs(captioner, answer, bool(corrections), page, translate)
+                photo, viewer, settings, language = inputs
                 add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings, opening)
                 add_api_endpoint(captioner.explain, photo, settings, generation_kwargs, MODEL_EVENT)
                 if corrections:
-                    with translate(gr.Accordion(open=False, elem_id="corrections"), label="corrections"):
+                    with gr.Column(elem_id="corrections"):
                         see_all = partial(may_see_all, teacher)
                         add_corrections_panel(corrections, captioner, photo, viewer, language, see_all, page, translate)
                         if teacher:
@@ -87,13 +89,16 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
                 add_batch_tab(captioner.explain, translate)
         translate.on_load(page)
         page.load(None, js=call("gradio_texts.js", "translateGradio", wrong))
+        page.load(None, js=call("page_state.js", "rememberTabs"))
+        if corrections:
+            page.load(None, js=call("corrections.js", "addCorrections"))
     # A <style> in the head, because Gradio scopes `css` to its own container.
     head = f"<style>{read('page.css')}</style>{PRELOADS}"
     return page, {"theme": THEME, "head": head, "footer_links": ["api"]}
 
 
-def add_inputs(captioner, answer, page, translate):
-    """Add the photo, the viewer, which first shows `answer`, and the settings.
+def add_inputs(captioner, answer, corrections, page, translate):
+    """Add the photo, the viewer, which first shows `answer` and may offer `corrections`, and the settings.
 
     Returns these components, and the choice of the captions' language, which is also the last setting; None for a
     captioner of one language.
@@ -103,13 +108,14 @@ def add_inputs(captioner, answer, page, translate):
     if captioner.languages:
         language = translate(add_language_choice(captioner, None, "caption_language"), label="caption_language")
         speak_page_language(page, captioner, language)
-    viewer = add_viewer(answer=answer)
+    viewer = add_viewer(answer=answer, corrections=corrections, remembered=True)
+    remember_photo(photo)
     add_examples(photo, translate)
-    settings = add_settings(captioner.model.generation_config, translate)
+    settings = add_settings(captioner.model.generation_config, page, translate)
     return photo, viewer, settings + ([language] if language else []), language
 
 
-def add_settings(defaults, translate):
+def add_settings(defaults, page, translate):
     """Add the generation settings, collapsed. `generation_kwargs` converts their values."""
     with translate(gr.Accordion(open=False), label="settings"):
         with gr.Row():
@@ -121,6 +127,7 @@ def add_settings(defaults, translate):
     sliders = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     for name, slider in sliders.items():
         translate(slider, label=name, info=f"{name}_info")
+    remember_values(page, sliders)
     return list(sliders.values())
 
 

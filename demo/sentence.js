@@ -28,8 +28,9 @@ export function addSentence(viewer) {
     "save-json": () => saveNumbers(viewer),
     worksheet: () => printWorksheet(viewer),
     share: () => share(viewer),
+    embed: () => copyEmbed(),
   };
-  viewer.find(".share").hidden = !navigator.share;
+  viewer.find(".correct").addEventListener("click", () => viewer.trigger("correct"));
   for (const [name, action] of Object.entries(actions)) {
     viewer.find(`.${name}`).addEventListener("click", async () => {
       status.textContent = ""; // so that the same message is announced again
@@ -38,15 +39,26 @@ export function addSentence(viewer) {
   }
 }
 
-async function copySentence(sentence, caption) {
+async function copyText(text) {
   try {
-    await navigator.clipboard.writeText(caption);
-    return texts.copied;
+    await navigator.clipboard.writeText(text);
+    return true;
   } catch {
-    // Without HTTPS, browsers offer no clipboard. Select the sentence, which the older command copies.
-    getSelection().selectAllChildren(sentence);
-    return document.execCommand("copy") ? texts.copied : texts.copy_failed;
+    return false;
   }
+}
+
+async function copyEmbed() {
+  const address = location.href.replaceAll("&", "&amp;").replaceAll('"', "&quot;");
+  const code = `<iframe src="${address}" width="100%" height="900" allow="camera; clipboard-write" loading="lazy"></iframe>`;
+  return (await copyText(code)) ? texts.embed_copied : texts.share_failed;
+}
+
+async function copySentence(sentence, caption) {
+  if (await copyText(caption)) return texts.copied;
+  // Without HTTPS, browsers offer no clipboard. Select the sentence, which the older command copies.
+  getSelection().selectAllChildren(sentence);
+  return document.execCommand("copy") ? texts.copied : texts.copy_failed;
 }
 
 async function savePicture(viewer) {
@@ -72,8 +84,9 @@ function saveNumbers({ answer }) {
   return download(new Blob([JSON.stringify(numbers, null, 1)], { type: "application/json" }), answer.caption, "json");
 }
 
-// Hand the picture of all maps to another app.
+// Hand the picture of all maps and the page's address to another app, or copy the address.
 async function share(viewer) {
+  if (!navigator.share) return (await copyText(location.href)) ? texts.address_copied : texts.share_failed;
   const { answer, photo } = viewer;
   const picture = drawPicture(photo, answer.words, (canvas, map) => viewer.paintMap(canvas, map), texts.picture_note);
   const file = new File([await toBlob(picture, "image/png")], "caption.png", { type: "image/png" });

@@ -17,7 +17,7 @@ from modeling_captioner import explain_caption
 
 FOLDER = Path(__file__).parent
 EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
-VIEWER_EVENTS = ("continue_caption", "show_caption", "caption_masked", "remove_photo", "photo_uploaded")
+VIEWER_EVENTS = ("continue_caption", "show_caption", "caption_masked", "correct", "remove_photo", "photo_uploaded")
 # Options of the events that run the model. They share one concurrency limit, so that the batcher sees them together.
 MODEL_EVENT = {"show_progress": "minimal", "concurrency_id": "model"}
 
@@ -45,10 +45,11 @@ def add_photo_input(translate, elem_id="photo"):
     return translate(photo, label="photo", placeholder="photo_placeholder")
 
 
-def add_viewer(elem_id="viewer", script=("attention_viewer.js", "mountViewer"), answer=None):
+def add_viewer(elem_id="viewer", script=("attention_viewer.js", "mountViewer"), answer=None, **options):
     """Add the viewer, which shows a caption and its maps: those of `answer` when the page opens.
 
-    `script` is the module and the function in it that show the viewer.
+    `script` is the module and the function in it that show the viewer. `options`: `corrections`, whether it offers to
+    correct the caption, and `remembered`, whether what it shows is kept in the page's address.
     """
     return gr.HTML(
         answer,
@@ -60,6 +61,7 @@ def add_viewer(elem_id="viewer", script=("attention_viewer.js", "mountViewer"), 
         elem_classes="attention-viewer",
         occlusion=None,
         mask_side=MASK_SIDE,
+        **options,
     )
 
 
