@@ -15,13 +15,14 @@ export function mountComparedViewer(context) {
   comparison.addEventListener("word-shown", ({ detail }) => {
     if (detail.viewer === viewer || !viewer.answer.words) return;
     viewer.stop();
-    viewer.showWord(nearestWord(viewer.answer.words, detail.text, detail.index) ?? viewer.pinned);
+    const { index, text } = detail;
+    viewer.showWord(index === null ? viewer.pinned : (nearestWord(viewer.answer.words, text, index) ?? null));
   });
   for (const type of ["pointerover", "focusin"]) {
     viewer.words.addEventListener(type, (event) => wordIndex(event) !== null && announceWord(wordIndex(event)));
   }
   for (const type of ["pointerleave", "focusout"]) {
-    viewer.words.addEventListener(type, () => announceWord(viewer.pinned));
+    viewer.words.addEventListener(type, () => announceWord(null));
   }
   return viewer;
 }

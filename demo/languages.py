@@ -20,7 +20,8 @@ def speak_page_language(page, captioner, choice):
     spoken = json.dumps(captioner.languages)
     script = f"""async () => {{
         const [{{ language }}, {{ readState }}] = [await {load("i18n.js")}, await {load("page_state.js")}];
-        return [readState("captions"), language].find((each) => {spoken}.includes(each)) ?? {spoken}[0];
+        const chosen = [readState("captions"), language].find((each) => {spoken}.includes(each)) ?? {spoken}[0];
+        return chosen === {spoken}[0] ? {{ __type__: "update" }} : chosen; // nothing else than what is there
     }}"""
     page.load(None, None, choice, js=script, api_visibility="private")
     remember = f"""async (chosen) => {{

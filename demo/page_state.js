@@ -2,6 +2,7 @@
 // is ignored.
 
 const MAX_WORDS = 40;
+const UNCHANGED = { __type__: "update" }; // as Gradio understands it
 const OWN_PHOTOS = "captioner-photos"; // in the tab's session: the server keeps uploads for an hour or two
 
 export function readState(name) {
@@ -26,15 +27,15 @@ export function writeState(values, push = false) {
   else history.replaceState(null, "", url);
 }
 
-// The values of components when the page opens: those in the address that are allowed, else the defaults. `components`
-// are [name, default, allowed], where `allowed` is a list of values, or [minimum, maximum] of a number.
+// What components are set to when the page opens: values in the address that are allowed. `components` are [name, default,
+// allowed], where `allowed` is a list of values, or [minimum, maximum] of a number.
 export function restoreValues(components) {
   return components.map(([name, initial, allowed]) => {
     const text = readState(name);
-    if (text === null) return initial;
-    if (typeof initial !== "number") return allowed.includes(text) ? text : initial;
+    if (text === null) return UNCHANGED;
+    if (typeof initial !== "number") return allowed.includes(text) ? text : UNCHANGED;
     const [value, [minimum, maximum]] = [Number(text), allowed];
-    return text !== "" && value >= minimum && value <= maximum ? value : initial;
+    return text !== "" && value >= minimum && value <= maximum ? value : UNCHANGED;
   });
 }
 

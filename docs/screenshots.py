@@ -37,7 +37,9 @@ def main():
             page.screenshot(path=DOCS / f"{name}.png", full_page=True)
         page = open_caption(browser, address, options.photo, 1280, "light")
         page.get_by_role("tab", name="How it works").click()
-        page.locator(".tokens li").first.wait_for()
+        page.locator(".tour:visible").wait_for()
+        while not page.locator(".scores").count():  # the step with the sums
+            page.locator(".tour .next").click()
         page.screenshot(path=DOCS / "how_it_works.png", full_page=True)
         browser.close()
 

@@ -72,7 +72,7 @@ def wait_for_caption(side):
 
 
 def wait_for_words(side, caption):
-    side.locator(".announcement").get_by_text(caption, exact=True).wait_for(state="attached")
+    side.locator(".sentence").get_by_text(caption, exact=True).wait_for(state="attached")
     assert " ".join(caption_words(side)) == caption
 
 
@@ -187,9 +187,10 @@ def test_sides_are_accessible_by_keyboard(open_sides):
     first = map_pixels(left)
     page.keyboard.press("ArrowRight")
     assert not np.array_equal(first, map_pixels(left))
+    pinned = [side.locator(".word[aria-pressed=true]").all_text_contents() for side in (left, right)]
     page.keyboard.press("Enter")
-    assert left.locator(".word").nth(1).get_attribute("aria-pressed") == "true"
-    assert right.locator(".word[aria-pressed=true]").count() == 0
+    assert left.locator(".word[aria-pressed=true]").all_text_contents() != pinned[0]
+    assert right.locator(".word[aria-pressed=true]").all_text_contents() == pinned[1]
     page.locator("#same_photo input").focus()
     page.keyboard.press("Space")
     right.locator("button.remove-photo").focus()

@@ -19,7 +19,7 @@ def test_corrections_are_saved_only_on_request(open_page, corrections_app, brows
     page.set_default_timeout(TIMEOUT)
     page.goto(f"{corrections_app.address}?__theme={theme}")
     upload_photo(page, EXAMPLES / "coffee.jpg")
-    page.get_by_text("Correct the caption").click()
+    page.locator("#caption_tab button.correct").click()
     page.get_by_text("If you click the button").wait_for()
     field = "#corrected_caption textarea, #corrected_caption input"
     page.wait_for_function(
@@ -38,7 +38,7 @@ def test_corrections_are_saved_only_on_request(open_page, corrections_app, brows
     page.locator("#correction_status").get_by_text("Taken back and deleted: 1").wait_for()
     saved.wait_for(state="detached")
     page.reload()  # the browser knows what it has saved
-    page.get_by_text("Correct the caption").click()
+    page.locator("#caption_tab button.correct").click()
     page.locator("#saved_corrections").get_by_label("a cup of coffee on a wooden table").wait_for()
     page.close()
     assert len(set(corrections_app.folder.iterdir()) - before - {corrections_app.folder / "metadata.jsonl"}) == 1

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from demo.i18n import TEXTS
 from demo.opening import SHOWS, caption_examples, find_noun
 from modeling_captioner import explain, open_photo
 from tests.helpers.page_fixtures import (
@@ -98,11 +99,12 @@ def test_words_are_played_once(open_page, captioner):
 @PHONE_AND_DESKTOP
 def test_wrong_examples_are_marked_in_words(open_page, captions, width, theme):
     page = open_page(width, theme=theme)
-    page.locator(".gallery-item[aria-label]").first.wait_for()
+    page.locator(".gallery-item[data-example]").first.wait_for()
     for name, nouns in SHOWS.items():
         button = page.locator(f".gallery-item[aria-label^='{name}']")
         is_wrong = find_noun(captions[name], nouns) is None
-        assert button.get_attribute("aria-label") == (f"{name}. {MARK}" if is_wrong else name)
+        label = TEXTS["en"]["example_names"][name]
+        assert button.get_attribute("aria-label") == (f"{label}. {MARK}" if is_wrong else label)
         mark = button.evaluate("button => getComputedStyle(button, '::after').content")
         assert mark == ('"wrong caption"' if is_wrong else "none")
 
@@ -125,7 +127,8 @@ def test_example_can_be_explored_until_there_is_an_own_photo(open_page, captione
     """Settings, alternatives and covering work for it, by keyboard; then it makes room."""
     page = open_page(width, theme=theme)
     page.locator(".word").nth(1).focus()
-    page.keyboard.press("Enter")
+    if page.locator(".word").nth(1).get_attribute("aria-pressed") != "true":
+        page.keyboard.press("Enter")
     page.locator(".alternative:visible:enabled:not(.chosen)").first.focus()
     chosen = page.evaluate("document.activeElement.querySelector('span').textContent")
     page.keyboard.press("Enter")
@@ -145,7 +148,7 @@ def test_example_can_be_explored_until_there_is_an_own_photo(open_page, captione
 
     page.locator(".word").first.focus()
     page.locator("button.cover-word").press("Enter")
-    page.locator(".occluded:visible").wait_for()
+    page.locator(".covered-sentence button").first.wait_for()
 
     upload_photo(page, EXAMPLES / "rocket.jpg")
     assert not page.locator("#photo").is_visible()

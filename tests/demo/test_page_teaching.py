@@ -123,7 +123,7 @@ def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, c
         upload_photo(page, tmp_path / "fourth.jpg")
         first = " ".join(caption_words(page))
         assert "tiger" not in first
-        page.get_by_text("Correct the caption").click()
+        page.locator("#caption_tab button.correct").click()
         page.locator("#teach").click()
         page.locator("#teach_status progress").wait_for()
         page.locator("#teach_curve svg[role=img]").wait_for()
@@ -163,7 +163,7 @@ def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, c
 @pytest.mark.parametrize("end", ["stop", "close"])
 def test_a_stopped_training_leaves_nothing_running(open_teaching, school, axe, end):
     page = open_teaching(school.address, viewport={"width": 360, "height": 800}, locale="vi-VN")
-    page.get_by_text("Sửa câu mô tả").click()
+    page.locator("#caption_tab button.correct").click()
     page.locator("#teach").focus()
     page.keyboard.press("Enter")
     page.locator("#teach_stop").wait_for()

@@ -192,7 +192,7 @@ def test_no_input_is_run_as_script(site, browser, tmp_path):
     page.goto(site.address)
     page.locator("#photo input[type=file]").first.set_input_files(EXAMPLES / "coffee.jpg")
     page.locator(".word").get_by_text(SCRIPT).first.wait_for()
-    page.get_by_text("Correct the caption").click()
+    page.locator("#caption_tab button.correct").click()
     page.locator("#corrected_caption textarea, #corrected_caption input").fill(
         f"{SCRIPT} ![](https://evil.example/x.png)"
     )

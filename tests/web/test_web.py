@@ -157,7 +157,7 @@ def test_covering_captions_the_photo_again(visit, reference):
     choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
     visit.page.locator(".word").nth(1).click()
     visit.page.locator("button.cover-word").click()
-    visit.page.locator(".occluded:visible").wait_for()
+    visit.page.locator(".covered-sentence button").first.wait_for()
     photo = open_photo(EXAMPLES / "astronaut.jpg")
     weights = reference.explain(photo).words[1].map.ravel()
     order = np.argsort(-weights, kind="stable")
@@ -167,7 +167,8 @@ def test_covering_captions_the_photo_again(visit, reference):
     mask = Image.fromarray(np.kron(hidden.reshape(SIDE, SIDE), np.ones((6, 6), np.uint8))).resize(photo.size, 2)
     covered = Image.composite(Image.new("RGB", photo.size, (128, 128, 128)), photo, mask)
     expected = reference.explain(covered).caption
-    assert visit.page.locator(".occluded-caption").text_content() == expected != " ".join(caption_words(visit.page))
+    covered = " ".join(visit.page.locator(".covered-sentence button").all_text_contents())
+    assert covered == expected != " ".join(caption_words(visit.page))
     changes = visit.page.locator(".word small").all_text_contents()
     assert all(change.count("→") == 1 for change in changes)
     before, after = (float(percent.rstrip("%")) for percent in changes[1].split(" → "))
@@ -240,7 +241,7 @@ def cover_a_word_of_chelsea(page):
     page.get_by_label("chelsea").click()
     page.locator(".word").first.click()
     page.locator("button.cover-word").click()
-    page.locator(".occluded:visible").wait_for()
+    page.locator(".covered-sentence button").first.wait_for()
 
 
 def test_a_captioner_that_browsers_cannot_run_is_refused_in_a_sentence(site, tmp_path, capsys):
