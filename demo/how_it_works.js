@@ -80,6 +80,8 @@ class Tour extends EventTarget {
     this.word = Math.min(Math.max(this.word, 1), this.trace.steps.length - 1);
     this.find(".word-choice").replaceChildren(...this.trace.steps.map(({ output }, i) => this.#createChoice(output, i)));
     this.show();
+    // So that arrow keys lead through the tour at once.
+    if (document.activeElement?.matches("[role=tab]")) this.find(".next").focus({ preventScroll: true });
   }
 
   // Show another step, if there is one.

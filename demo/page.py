@@ -67,7 +67,11 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
         return captioner, generation_kwargs(*values)
 
     with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(delete_cache, delete_cache)) as page:
-        gr.HTML(js_on_load=mount("language_switch.js", "mountLanguageSwitch"), elem_id="language_switch")
+        gr.HTML(
+            js_on_load=mount("language_switch.js", "mountLanguageSwitch"),
+            elem_id="language_switch",
+            apply_default_css=False,
+        )
         translate(gr.Markdown(elem_id="heading"), value="heading")
         with gr.Tabs(overflow_behavior="wrap"):  # on a phone, the default hides tabs in a menu
             with translate(gr.Tab(), label="caption_tab"), add_panel("caption_tab"):
