@@ -1,5 +1,7 @@
 """The page remembers: undo, its address, back and reload; and nothing moves while a caption is explored."""
 
+from itertools import pairwise
+
 import pytest
 
 from tests.helpers.page_fixtures import (
@@ -73,8 +75,8 @@ def test_reload_and_back_bring_back_what_was_seen(open_page):
     page.reload()
     page.locator(".tour:visible").wait_for()
     page.go_back()
-    page.wait_for_function("words => [...document.querySelectorAll('.word > span')].map(e => e.textContent).join() === words",
-                           arg=",".join(words))  # fmt: skip
+    shown = "[...document.querySelectorAll('.word > span')].map((word) => word.textContent).join()"
+    page.wait_for_function(f"words => {shown} === words", arg=",".join(words))
     page.locator(f".word[data-index='{other}'][aria-pressed=true]").wait_for()
 
 
@@ -92,9 +94,8 @@ def test_nonsense_in_the_address_opens_the_page_as_if_it_were_not_there(open_pag
     page = open_page()
     page.locator(".word").first.wait_for()
     words, address = caption_words(page), page.url
-    page.goto(
-        f"{address}&example=nobody&photo=99&word=999&tab=7&num_beams=1e9&temperature=x&lang=%00&captions=xx&text={'a' * 700}"
-    )
+    nonsense = ["example=nobody", "photo=99", "word=999", "tab=7", "num_beams=1e9", "temperature=x", "lang=%00"]
+    page.goto("&".join([address, *nonsense, "captions=xx", f"text={'a' * 700}"]))
     page.locator(".word").first.wait_for()
     assert caption_words(page) == words
     assert page.get_by_role("tab", name="Caption", exact=True).get_attribute("aria-selected") == "true"
@@ -142,7 +143,7 @@ def test_words_are_one_tab_stop_and_headings_are_in_order(open_page):
     levels = page.evaluate("""() => [...document.querySelectorAll("h1, h2, h3, h4")]
         .filter((heading) => heading.offsetParent).map((heading) => Number(heading.tagName[1]))""")
     assert levels[0] == 1
-    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     caption = " ".join(caption_words(page))
     spoken = page.locator("#caption_tab").aria_snapshot()
     assert spoken.count(caption) <= 1 + page.locator(".beam").count()  # once, and perhaps as a beam
