@@ -180,6 +180,7 @@ class AttentionViewer extends EventTarget {
     const focused = document.activeElement; // may be removed below
     const keyboardFocus = focused?.matches(":focus-visible") && this.viewer.contains(focused);
     this.viewer.hidden = !answer.photo;
+    this.panel.classList.remove("waiting");
     this.panel.classList.toggle("has-caption", Boolean(answer.photo));
     this.panel.classList.toggle("opening", Boolean(answer.opening));
     if (!answer.photo) {
@@ -196,13 +197,17 @@ class AttentionViewer extends EventTarget {
     else if (answer.words.length && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
   }
 
-  #renderMessage(answer) {
+  showMessage(text) {
     const message = this.find(".message");
+    message.textContent = text;
+    message.hidden = !text;
+  }
+
+  #renderMessage(answer) {
     // A photo that cannot be opened is removed from the input to make room for the next; its message stays until then.
     if (answer.message || answer.photo) {
-      message.textContent = answer.message || (answer.words.length ? "" : texts.empty_caption);
+      this.showMessage(answer.message || (answer.words.length ? "" : texts.empty_caption));
     }
-    message.hidden = !message.textContent;
     if (answer.message) this.trigger("remove_photo");
   }
 

@@ -77,14 +77,16 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
             with translate(gr.Tab(), label="caption_tab"), add_panel("caption_tab"):
                 inputs = add_inputs(captioner, answer, bool(corrections), page, translate)
                 photo, viewer, settings, language = inputs
-                add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings, opening)
+                caption_after = add_viewer_events(get_captioner, "caption_tab", photo, viewer, settings, opening)
                 add_api_endpoint(captioner.explain, photo, settings, generation_kwargs, MODEL_EVENT)
                 if corrections:
                     with gr.Column(elem_id="corrections"):
                         see_all = partial(may_see_all, teacher)
                         add_corrections_panel(corrections, captioner, photo, viewer, language, see_all, page, translate)
                         if teacher:
-                            add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page, translate)
+                            add = partial(add_teaching_panel, teacher, captioner, photo, settings, get_captioner)
+                            for event in add(page, translate):
+                                caption_after(event)
             with translate(gr.Tab(), label="how_tab") as tab:
                 add_how_it_works(captioner, photo, viewer, settings, get_captioner, tab, opening)
             with translate(gr.Tab(), label="compare_tab") as tab:

@@ -58,6 +58,8 @@ export function rememberTabs() {
 // Remember which photo is shown: an example by its name; another one, `photo`, as long as the server keeps it.
 export function rememberPhoto(photo) {
   const example = document.querySelector(`[data-example="${CSS.escape(baseName(photo?.orig_name))}"]`);
+  // Until the new photo has its caption; for good, if the server is lost.
+  document.querySelector("#caption_tab").classList.toggle("waiting", Boolean(photo));
   if (!photo) return writeState({ example: null, photo: null, text: null, word: null });
   if (example) return writeState({ example: example.dataset.example, photo: null, text: null, word: null }, true);
   const photos = ownPhotos();

@@ -1,10 +1,20 @@
 // Uploads a photo that is dropped on the viewer or pasted while its tab is open. Gradio's image input, which does this
 // otherwise, is hidden while a caption is shown.
 
-export function acceptPhotos({ viewer, panel, trigger }, upload) {
+import { fill, texts } from "./i18n.js";
+
+export function acceptPhotos(shown, upload) {
+  const { viewer, panel, trigger } = shown;
+
   async function uploadPhoto(file) {
     if (!file) return;
-    const { path, url } = await upload(file);
+    let uploaded;
+    try {
+      uploaded = await upload(file);
+    } catch {
+      return shown.showMessage(fill(texts.upload_failed, { name: file.name }));
+    }
+    const { path, url } = uploaded;
     panel.uploadedPhoto = { path, url, orig_name: file.name, meta: { _type: "gradio.FileData" } };
     trigger("photo_uploaded");
   }

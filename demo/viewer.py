@@ -74,7 +74,8 @@ def add_viewer_events(get_captioner, panel, photo, viewer, settings, opening=Non
     """Connect the photo, the viewer and the settings of a panel.
 
     `get_captioner(*values)` converts the values of `settings` to a `Batcher` and keyword arguments for `generate`.
-    `opening` is the path of the photo that the viewer shows until there is another one.
+    `opening` is the path of the photo that the viewer shows until there is another one. Returns a function that
+    captions the photo again after an event.
     """
 
     # Not named `caption`: Gradio names endpoints after functions, private ones too, and `/caption` is the API's.
@@ -115,6 +116,12 @@ def add_viewer_events(get_captioner, panel, photo, viewer, settings, opening=Non
     viewer.remove_photo(None, None, photo, js="() => null", api_visibility="private")
     uploaded = f"() => document.querySelector('#{panel}').uploadedPhoto"
     viewer.photo_uploaded(None, None, photo, js=uploaded, api_visibility="private")
+
+    def caption_after(event):
+        """Caption the photo again after the event, such as when another model answers."""
+        event.success(caption_again, [photo, *settings], viewer, **private)
+
+    return caption_after
 
 
 def explain_given(captioner, photo, caption, settings):
