@@ -3,7 +3,7 @@
 import { clearCanvas, drawRegionMap, drawSmoothMap, maxWeight, outlineRegion } from "./attention_map.js";
 import { fillTexts } from "./dom.js";
 import { addHistory } from "./history.js";
-import { fill, formatPercent, texts } from "./i18n.js";
+import { fill, formatPercent, language, texts } from "./i18n.js";
 import { addOcclusion } from "./occlusion.js";
 import { addPageState } from "./page_state.js";
 import { addRoving } from "./roving.js";
@@ -220,11 +220,21 @@ class AttentionViewer extends EventTarget {
     );
     this.words.setAttribute("aria-label", texts.words);
     this.roving();
+    this.#renderLanguage(answer.language);
     this.#renderDoubts(answer);
     this.find(".beams").hidden = answer.beams.length < 2;
     const chooseBeam = ({ caption }) => this.trigger("show_caption", { caption });
     this.find(".beams ol").replaceChildren(...answer.beams.map((beam) => createBeam(beam, answer.caption, chooseBeam)));
     this.find(".remove-photo").hidden = Boolean(answer.opening);
+  }
+
+  // For screen readers, and in words if it is not the language of the page.
+  #renderLanguage(spoken) {
+    for (const name of [".said", ".words", ".beams ol"]) this.find(name).lang = spoken ?? "en";
+    const note = this.find(".caption-language");
+    note.lang = language;
+    note.hidden = !spoken || spoken === language;
+    note.textContent = note.hidden ? "" : fill(texts.captions_in, { language: texts.language_names[spoken] ?? spoken });
   }
 
   // Say where the model is not sure, and where a word was not its first choice.

@@ -56,7 +56,8 @@ def add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page,
             losses = training.losses()
             after = explain(training.finish(), captioner.processor, shown, **kwargs).caption
             words = unknown_words(captioner.processor.tokenizer, [caption for _, caption in teacher.captions()])
-            yield show(render_result(texts, before, after, words), losses=losses)
+            language = kwargs.get("language", "en")
+            yield show(render_result(texts, before, after, words, language), losses=losses)
         except TeachingError as error:
             busy = error.key == "teach_busy"  # another visitor's: nothing of it is shown or decided here
             yield {status: render_error(texts, error)} if busy else show(render_error(texts, error), losses=losses)
@@ -165,10 +166,10 @@ def render_curve(texts, losses):
     return f"<figure>{svg}<figcaption>{title}</figcaption></figure>"
 
 
-def render_result(texts, before, after, words):
+def render_result(texts, before, after, words, language):
     """The caption before and after, and the words that the captioner cannot learn."""
     rows = "".join(
-        f"<dt>{escape(texts[name])}</dt><dd lang='en' class='{name}'>{escape(caption)}</dd>"
+        f"<dt>{escape(texts[name])}</dt><dd lang='{language}' class='{name}'>{escape(caption)}</dd>"
         for name, caption in (("teach_before", before), ("teach_after", after))
     )
     unknown = texts["teach_unknown"].format(words=", ".join(words[:10])) if words else ""

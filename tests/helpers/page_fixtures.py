@@ -63,7 +63,10 @@ def save_captioner(folder, **options):
     """
     torch.manual_seed(3)
     captions = [drawn_photo(colour, shape)[1] for colour in COLOURS for shape in SHAPES]
-    tokenizer = make_tokenizer([*captions, "a man is riding a horse along the beach with two dogs"], min_count=1)
+    languages = options.get("languages") or []
+    captions += ["một con mèo đang ngồi trên giường"] * bool(languages)
+    captions += ["a man is riding a horse along the beach with two dogs"]
+    tokenizer = make_tokenizer(captions, min_count=1, languages=languages)
     sizes = {"image_size": 32 * SIDE, "hidden_size": 64, "vocab_size": len(tokenizer)}
     options = TINY_ENCODER | sizes | options
     model = CaptionerForConditionalGeneration(CaptionerConfig(**options)).eval()
@@ -77,10 +80,16 @@ def save_captioner(folder, **options):
     model.generation_config.update(
         suppress_tokens=[0, 1, 2], min_new_tokens=6, max_new_tokens=9, repetition_penalty=2.0
     )
+    if languages:
+        starts = {language: tokenizer.convert_tokens_to_ids(f"<{language}>") for language in languages}
+        model.generation_config.suppress_tokens = sorted({0, 1, 2, *starts.values()})
+        model.generation_config.languages = {name: {"decoder_start_token_id": id} for name, id in starts.items()}
+        with torch.no_grad():
+            model.decoder.embedding.weight[list(starts.values())] *= 30  # the start must change what is said
     model.save_pretrained(folder)
     size = {"height": options["image_size"], "width": options["image_size"]}
     images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
-    CaptionerProcessor(images, tokenizer).save_pretrained(folder)
+    CaptionerProcessor(images, tokenizer, languages or None).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
