@@ -15,21 +15,24 @@ const LOW_CONFIDENCE = 0.5; // below it, the caption is more likely to be wrong 
 
 // Show the viewer in `element`, which contains attention_viewer.html. The arguments are those of a script of Gradio's HTML
 // component; the page without a server passes the same: `props.value` is the answer that is shown, with all maps, so that
-// exploring them needs no requests; `watch(name, callback)` calls back when a property has changed, `trigger(event, data)`
-// tells the page what the visitor wants, `upload(file)` sends a photo. Returns the viewer.
+// exploring them needs no requests (`pending`: there is no caption yet); `watch(name, callback)` calls back when a property
+// has changed, `trigger(event, data)` tells the page what the visitor wants, `upload(file)`, if any, sends a photo. With
+// `props.corrections`, it offers to correct the caption; with `props.remembered`, the page's address holds what it shows.
+// Returns the viewer.
 export function mountViewer({ element, props, trigger, upload, watch }) {
   const viewer = new AttentionViewer(element, props, trigger);
   addSentence(viewer);
   addHistory(viewer);
   addOcclusion(viewer, watch);
-  acceptPhotos(viewer, upload);
+  if (upload) acceptPhotos(viewer, upload);
   if (props.remembered) addPageState(viewer);
   watch("value", () => viewer.render());
   viewer.render();
   return viewer;
 }
 
-// Dispatches "answer" when it has rendered another answer, "pin" when the visitor has pinned a word or none, and "word" when another word (`shown`) or none is shown.
+// Dispatches "answer" when it has rendered another answer, "pin" when the visitor has pinned a word or none, and "word" when
+// another word (`shown`) or none is shown.
 class AttentionViewer extends EventTarget {
   answer = {};
   shown = null; // the index of the word whose map is drawn
@@ -206,7 +209,7 @@ class AttentionViewer extends EventTarget {
   #renderMessage(answer) {
     // A photo that cannot be opened is removed from the input to make room for the next; its message stays until then.
     if (answer.message || answer.photo) {
-      this.showMessage(answer.message || (answer.words.length ? "" : texts.empty_caption));
+      this.showMessage(answer.message || (answer.words.length || answer.pending ? "" : texts.empty_caption));
     }
     if (answer.message) this.trigger("remove_photo");
   }

@@ -22,7 +22,7 @@ pytestmark = [needs_browser, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def bilingual(tmp_path_factory):
-    """The running page with `--corrections`: its address, the folder of corrections, and `say(language, **settings)`."""
+    """The running page with `--corrections`: its address, the folder of them, and `say(language, **settings)`."""
     folder = tmp_path_factory.mktemp("bilingual")
     save_captioner(folder / "model", languages=["en", "vi"])
     model = CaptionerForConditionalGeneration.from_pretrained(folder / "model").eval()
