@@ -61,6 +61,7 @@ export function rememberPhoto(photo) {
   // Until the new photo has its caption; for good, if the server is lost.
   document.querySelector("#caption_tab").classList.toggle("waiting", Boolean(photo));
   if (!photo) return writeState({ example: null, photo: null, text: null, word: null });
+  if (example && readState("example") === example.dataset.example) return undefined; // brought back just now
   if (example) return writeState({ example: example.dataset.example, photo: null, text: null, word: null }, true);
   const photos = ownPhotos();
   const known = Object.keys(photos).find((id) => photos[id].path === photo.path);
