@@ -101,7 +101,7 @@ def parse_options(arguments=None):
         "--batch_size",
         type=positive_int,
         metavar="N",
-        help="Photos per batch. Default: 16 per CPU core, or 256 on a GPU; reduced if memory runs out.",
+        help="Photos per batch. Default: 16 per CPU core, at most 256; 256 on a GPU; reduced if memory runs out.",
     )
     options = parser.parse_args(arguments)
     if bool(options.photos or options.list) == bool(options.dataset_name):

@@ -2,12 +2,13 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from .errors import printable
 
-# Overlay color (red, green, blue, alpha) by attention strength: unattended regions darken, attended ones glow.
-COLORMAP = {0: (8, 10, 40, 0.62), 0.35: (90, 20, 110, 0.46), 0.65: (235, 90, 40, 0.46), 1: (255, 228, 90, 0.52)}
+# demo/attention_map.js has the same: low attention darkens the photo, high attention brightens it. The color of an
+# attention from 0 to 1: (red, green, blue, alpha).
+COLORMAP = {0: (10, 12, 34, 0.6), 0.35: (70, 24, 96, 0.48), 0.65: (235, 90, 40, 0.42), 1: (255, 228, 90, 0.48)}
+BLUR = 0.5  # regions, the standard deviation of the Gaussian that smooths a map
 
 
 def draw(drawn, path):
@@ -39,11 +40,19 @@ def draw(drawn, path):
 
 
 def overlay_map(photo, attention):
-    """Overlay an attention map on a photo; a uniform map stays dim."""
-    smooth = np.asarray(Image.fromarray(attention).resize(photo.size, Image.Resampling.BICUBIC))
+    """Overlay an attention map on a photo, as the page draws it; a uniform map stays dim."""
+    rows, columns = attention.shape
+    smooth = _kernel(photo.height, rows) @ attention @ _kernel(photo.width, columns).T  # (height, width)
     strength = smooth / max(smooth.max(), 2.4 / attention.size)
     overlay = np.stack(
         [np.interp(strength, list(COLORMAP), channel) for channel in zip(*COLORMAP.values(), strict=True)], axis=-1
     )
     color, alpha = overlay[..., :3], overlay[..., 3:]
     return (np.asarray(photo) * (1 - alpha) + color * alpha).astype(np.uint8)
+
+
+def _kernel(pixels, regions):
+    """The weights (pixels, regions) of the regions along a side in each pixel, Gaussians of their distance."""
+    distances = (np.arange(pixels)[:, None] + 0.5) * regions / pixels - 0.5 - np.arange(regions)
+    weights = np.exp(-(distances**2) / (2 * BLUR**2))
+    return weights / weights.sum(axis=1, keepdims=True)

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from .cores import usable_cores
+
 # PyTorch and transformers are imported inside the functions, so that --help and usage errors respond immediately.
 
 SHIPPED = Path(__file__).resolve().parents[1] / "modeling_captioner"
@@ -33,6 +35,8 @@ def load_captioner(name, device, dtype, **options):
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     check_model(name)
+    # PyTorch knows of a process's affinity, but not of what a container may use of the machine.
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
         torch.zeros(1, device=device).item()

@@ -1,7 +1,6 @@
 """Captioning with onnxruntime on the CPU, without PyTorch: `OnnxCaptioner`."""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +11,11 @@ import tokenizers
 from modeling_captioner.explanation import Explanation, Word, split_at
 from modeling_captioner.photos import to_pixel_values
 
+from .cores import thread_count
 from .onnx_files import find_onnx
 from .search import check_settings, largest, log_softmax, search
+
+MAX_BATCH_SIZE = 256  # photos; two batches of pixels are held in memory
 
 
 class OnnxCaptioner:
@@ -45,11 +47,11 @@ class OnnxCaptioner:
         if not self.image_settings["image_processor_type"].startswith("ViTImageProcessor"):
             raise ValueError(f"{folder} has an image processor of another kind, which only --engine torch supports.")
         self.ends = np.atleast_1d(self.settings["eos_token_id"]).tolist()
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
+        self.threads = thread_count()
         self.tokenizer.no_truncation()
         self.tokenizer.encode_special_tokens = True  # "<end>" in a text is a word like any other
         self.state_names = [given.name for given in self.decoder.get_inputs()[2:]]
-        self.batch_size = 16 * self.threads
+        self.batch_size = min(16 * self.threads, MAX_BATCH_SIZE)
 
     def preprocess(self, photo):
         """The pixel values of an RGB `PIL.Image.Image`, (1, 3, size, size), float32."""

@@ -9,6 +9,8 @@ from modeling_captioner import explain
 
 from .loading import load_captioner
 
+MAX_BATCH_SIZE = 256  # photos; two batches of pixels are held in memory
+
 
 class TorchCaptioner:
     """A captioner in PyTorch. It has the methods of `OnnxCaptioner`.
@@ -26,7 +28,8 @@ class TorchCaptioner:
         self.model, self.processor = load_captioner(name, device, dtype)
         self.generation = generation
         self.image_size = self.model.config.image_size
-        self.batch_size = 16 * torch.get_num_threads() if self.model.device.type == "cpu" else 256
+        on_cpu = self.model.device.type == "cpu"
+        self.batch_size = min(16 * torch.get_num_threads(), MAX_BATCH_SIZE) if on_cpu else MAX_BATCH_SIZE
 
     def preprocess(self, photo):
         return self.processor(images=photo, return_tensors="pt").pixel_values

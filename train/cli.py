@@ -1,7 +1,6 @@
 """The trainer's command line: train an image captioner stage by stage, evaluate or publish one."""
 
 import dataclasses
-import os
 import shlex
 import sys
 from datetime import timedelta
@@ -15,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, ViTImageProcessorPil
 
 from captioning import loading
+from captioning.cores import usable_cores
 from captioning.errors import print_error
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
 from publishing.hub import HubError, open_repository
@@ -206,7 +206,7 @@ def make_accelerator(settings, folder):
 
 def print_cpu_hints(accelerator):
     """Print which options would speed up training on this CPU."""
-    threads, cores = torch.get_num_threads(), os.cpu_count() // accelerator.num_processes
+    threads, cores = torch.get_num_threads(), usable_cores() // accelerator.num_processes
     if threads < cores:
         hint = f"pass --num_cpu_threads_per_process {cores} to `accelerate launch` to use all of them"
         accelerator.print(f"Each process uses {threads} of {cores} cores; {hint}.", file=sys.stderr)

@@ -1,11 +1,13 @@
 """Captioning many photos: `caption_photos` decodes photos in threads while the model generates captions."""
 
-import collections
+import contextlib
 import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
 
+from captioning.cores import usable_cores
+from captioning.prefetch import prefetch_map
 from modeling_captioner import PhotoError
+
+MAX_DECODERS = 32  # threads, each of which holds a decoded photo
 
 
 def caption_photos(captioner, photos, read, batch_size, failed):
@@ -28,23 +30,12 @@ def caption_photos(captioner, photos, read, batch_size, failed):
         except PhotoError as error:
             return name, error
 
-    decoded = prefetch(decode, photos, 2 * batch_size)
-    while batch := list(itertools.islice(decoded, batch_size)):
-        failed += [(name, result) for name, result in batch if isinstance(result, PhotoError)]
-        valid = [(name, result) for name, result in batch if not isinstance(result, PhotoError)]
-        if valid:
-            names, pixel_values = zip(*valid, strict=True)
-            captions = captioner.caption(pixel_values)
-            yield [(name, *caption) for name, caption in zip(names, captions, strict=True)]
-
-
-def prefetch(function, values, count):
-    """Yield `function(value)` for each value in order, computed in threads up to `count` values ahead."""
-    pending = collections.deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for value in values:
-            pending.append(pool.submit(function, value))
-            if len(pending) >= count:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    workers = min(usable_cores(), MAX_DECODERS)
+    with contextlib.closing(prefetch_map(decode, photos, workers, ahead=batch_size)) as decoded:
+        while batch := list(itertools.islice(decoded, batch_size)):
+            failed += [(name, result) for name, result in batch if isinstance(result, PhotoError)]
+            valid = [(name, result) for name, result in batch if not isinstance(result, PhotoError)]
+            if valid:
+                names, pixel_values = zip(*valid, strict=True)
+                captions = captioner.caption(pixel_values)
+                yield [(name, *caption) for name, caption in zip(names, captions, strict=True)]

@@ -3,49 +3,56 @@
 import datetime
 import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
-# PyTorch is imported inside the functions, so that usage errors respond immediately.
+from captioning.cores import thread_count
+
+# Accelerate and PyTorch are imported inside the functions, so that usage errors respond immediately.
+
+Result = TypeVar("Result")
 
 
-def init_processes():
+def init_processes() -> tuple[int, int]:
     """Set up communication between the processes. Returns the rank of this process and the number of processes."""
     process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1:
+        os.environ["OMP_NUM_THREADS"] = str(thread_count())  # Accelerate reads it as one number
         import torch
+        from accelerate import PartialState
 
-        # Faster processes wait for the others at the end, however long that takes.
-        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=365))
+        # `cpu`, because several processes may share a GPU. The faster wait for the others, however long that takes.
+        state = PartialState(cpu=True, timeout=datetime.timedelta(days=365))
         if torch.accelerator.is_available():
-            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+            torch.accelerator.set_device_index(state.local_process_index)
     return process, processes
 
 
-def broadcast_from_main(find, process, processes):
+def broadcast_from_main(find: Callable[[], Result], process: int, processes: int) -> Result:
     """Call `find()` in the main process and return its result in all; exit in all if it raises."""
     if processes == 1:
         return find()
-    import torch
+    from accelerate.utils import broadcast_object_list
 
-    result = [None, None]
+    result: list = [None, None]
     if process == 0:
         try:
             result[0] = find()
         except (ValueError, OSError) as error:
             result[1] = error
-    torch.distributed.broadcast_object_list(result)
-    found, error = result
+    found, error = broadcast_object_list(result)
     if error and process == 0:
         raise error
     return sys.exit(1) if error else found
 
 
-def gather_results(failed, done, processes):
+def gather_results(failed: list[tuple], done: int, processes: int) -> tuple[list[tuple], int]:
     """The failures and the number of captioned photos of all processes."""
     if processes == 1:
         return failed, done
-    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
 
-    results = [None] * processes
-    torch.distributed.all_gather_object(results, (failed, done))
-    torch.distributed.destroy_process_group()
-    return [failure for failures, _ in results for failure in failures], sum(done for _, done in results)
+    failed, done = gather_object(failed), sum(gather_object([done]))
+    PartialState().destroy_process_group()
+    return failed, done

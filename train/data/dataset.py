@@ -2,12 +2,12 @@
 
 import io
 import logging
-import os
 
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset_builder
 from tqdm.auto import tqdm
 
+from captioning.cores import usable_cores
 from modeling_captioner import PhotoError, open_photo
 
 from .captions import CaptionReader
@@ -261,14 +261,9 @@ def _limit_broken(errors, count, name, settings):
         )
 
 
-def cores():
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def _num_proc(photos):
     """Number of processes to decode this many photos, at most one per core; None if no process should be started."""
-    processes = min(cores(), photos // PHOTOS_PER_PROCESS)
+    processes = min(usable_cores(), photos // PHOTOS_PER_PROCESS)
     return processes if processes > 1 else None
 
 

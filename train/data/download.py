@@ -1,6 +1,5 @@
-"""Parallel downloads of photos: `download` to a cache on disk, and `prefetch_map` to memory."""
+"""Parallel downloads of photos: `download` to a cache on disk, and `fetch` to memory."""
 
-import collections
 import hashlib
 import os
 import re
@@ -40,21 +39,6 @@ def download(urls, workers):
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:  # if the caller stops early, it does not wait for the remaining downloads
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def prefetch_map(function, rows, workers):
-    """Like `map(function, rows)`, but threads compute the next results while the caller uses the current one."""
-    with ThreadPoolExecutor(workers) as pool:
-        futures = collections.deque()
-        try:
-            for row in rows:
-                futures.append(pool.submit(function, row))
-                if len(futures) > workers:
-                    yield futures.popleft().result()
-            while futures:
-                yield futures.popleft().result()
-        finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -9,9 +9,11 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from captioning.cores import usable_cores
+from captioning.prefetch import prefetch_map
+
 from ..checkpoints import writing
-from .dataset import cores, paths_of, photo_of
-from .download import prefetch_map
+from .dataset import paths_of, photo_of
 
 SHARD_BYTES = 2**28  # size of a file; an interrupted run loses at most one
 MAX_AHEAD = 8  # batches of pixels in memory
@@ -69,7 +71,8 @@ def _write_shard(file, encoder, processor, photos, batch_size):
     starts = range(0, len(photos), batch_size)
     batches = (photos.select(range(start, min(len(photos), start + batch_size))) for start in starts)
     # Threads open the next photos while the encoder works; Pillow lets them run at the same time.
-    ahead = prefetch_map(functools.partial(_pixel_values, processor), map(list, batches), min(cores(), MAX_AHEAD))
+    pixel_values = functools.partial(_pixel_values, processor)
+    ahead = prefetch_map(pixel_values, map(list, batches), min(usable_cores(), MAX_AHEAD))
     features = None
     for start, pixels in zip(starts, tqdm(ahead, total=len(starts), desc="photos", leave=False), strict=True):
         batch = _features(encoder, pixels)

@@ -9,12 +9,13 @@ from datasets import Dataset, Image, concatenate_datasets
 from datasets.utils.file_utils import xopen
 from torch.utils.data import IterableDataset
 
+from captioning.prefetch import prefetch_map
 from modeling_captioner import PhotoError
 
 from .captions import CaptionReader
 from .columns import id_columns, image_column, key_of
 from .dataset import KARPATHY, load_splits, training_split, validation_split
-from .download import fetch, is_url, make_client, prefetch_map
+from .download import fetch, is_url, make_client
 
 SHUFFLE_BUFFER = 1000  # photos
 logger = logging.getLogger(__name__)
