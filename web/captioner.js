@@ -2,37 +2,43 @@
 
 import { largest, logSoftmax, search } from "./search.js";
 import { resize } from "./resize.js";
+import { loadRuntime } from "./runtime.js";
+import { Tokenizer } from "./tokenizer.js";
 
 const ALTERNATIVES = 5;
 
 export class Captioner {
-  // Load the captioner in `folder`, a model repository with an ONNX export. `ort` is the module onnxruntime-web.
-  static async load(ort, folder) {
-    const json = async (name) => (await download(folder + name)).json();
-    const urlOf = (name) => `${folder}onnx/${name}_quantized.onnx`;
-    const session = async (name) => {
-      const file = await (await download(urlOf(name))).arrayBuffer();
-      return ort.InferenceSession.create(new Uint8Array(file));
-    };
-    const [config, generation, processor, tokenizer, encoder, decoder] = await Promise.all([
-      ...["config", "generation_config", "processor_config", "tokenizer"].map((name) => json(`${name}.json`)),
-      session("encoder_model"),
-      session("decoder_model_merged"),
+  // Load the captioner in model/ of a site. `files` is its Downloader.
+  static async load(files) {
+    const encoderPath = "model/onnx/encoder_model_quantized.onnx.gzip";
+    const [ort, config, generation, processor, tokenizer, ...models] = await Promise.all([
+      loadRuntime("cpu", files),
+      ...["config", "generation_config", "processor_config", "tokenizer"].map((name) => files.json(`model/${name}.json`)),
+      ...[encoderPath, "model/onnx/decoder_model_merged_quantized.onnx.gzip"].map((path) => files.get(path)),
     ]);
-    const encoderUrl = urlOf("encoder_model");
-    return new Captioner({ ort, config, generation, processor, tokenizer, encoder, encoderUrl, decoder });
+    const sessions = models.map((model) => ort.InferenceSession.create(new Uint8Array(model)));
+    const [encoder, decoder] = await Promise.all(sessions);
+    const captioner = new Captioner({ ort, config, generation, processor, tokenizer, encoder, decoder });
+    return Object.assign(captioner, { files, encoderPath });
   }
 
   // `gpu` may become a session that runs the same encoder on the GPU; see gpu.js.
-  constructor({ ort, config, generation, processor, tokenizer, encoder, encoderUrl, decoder }) {
-    Object.assign(this, { Tensor: ort.Tensor, config, images: processor.image_processor });
-    Object.assign(this, { encoder, encoderUrl, decoder, gpu: null });
-    this.settings = { eos_token_id: config.eos_token_id, ...generation };
+  constructor({ ort, config, generation, processor, tokenizer, encoder, decoder }) {
+    Object.assign(this, { Tensor: ort.Tensor, config, images: processor.image_processor, encoder, decoder, gpu: null });
+    const { eos_token_id, decoder_start_token_id } = config;
+    this.settings = { eos_token_id, decoder_start_token_id, ...generation };
+    this.languages = config.languages ?? []; // the first is the default
     this.ends = [this.settings.eos_token_id].flat();
-    this.ids = new Map(Object.entries(tokenizer.model.vocab));
-    this.words = new Map([...this.ids].map(([word, id]) => [id, word]));
-    this.extraSpace = extraSpacePattern(tokenizer);
+    this.tokenizer = new Tokenizer(tokenizer);
     this.rnns = decoder.inputNames.filter((name) => name.startsWith("past_key_values.")).map((name) => name.slice(16));
+  }
+
+  // The settings of a language, with `overrides` in their place.
+  settingsOf({ language = this.languages[0], ...overrides } = {}) {
+    if (language !== undefined && !this.languages.includes(language)) {
+      throw new Error(`language='${language}' is unknown; choose one of ${this.languages.join(", ")}.`);
+    }
+    return { ...this.settings, ...this.settings.languages?.[language], ...overrides };
   }
 
   // Encode a photo, an ImageData without transparency. Returns what the other methods take as `photo`.
@@ -61,12 +67,13 @@ export class Captioner {
     return this.encoder.run(inputs);
   }
 
-  // Caption a photo. The caption begins with the words of `text`; `settings` override generation_config.json.
-  // Returns the dictionary of `Explanation.to_dict` in modeling_captioner/explanation.py; maps are in row-major order.
-  async caption(photo, text, settings) {
-    const prompt = [this.config.decoder_start_token_id, ...this.encodeText(text)];
+  // Caption a photo. The caption begins with the words of `text`; `options` are a language and settings that override
+  // those of generation_config.json. Returns `Explanation.to_dict()`; maps are in row-major order.
+  async caption(photo, text, options) {
+    const settings = this.settingsOf(options);
+    const prompt = [settings.decoder_start_token_id, ...this.tokenizer.encode(text)];
     const states = photo.states.map(splitRows);
-    const beams = await search(this.decoderStep(photo), states, prompt, { ...this.settings, ...settings });
+    const beams = await search(this.decoderStep(photo), states, prompt, settings);
     const words = await this.explain(photo, [...prompt, ...beams[0].ids]);
     const begun = words.slice(0, prompt.length - 1).reduce((sum, word) => sum + Math.log(word.probability), 0);
     const captions = beams.map(({ ids, logProbability }) => ({
@@ -77,12 +84,13 @@ export class Captioner {
   }
 
   // The probability of each word of `caption`, as if the model had generated it.
-  async probabilities(photo, caption) {
-    const words = await this.explain(photo, [this.config.decoder_start_token_id, ...this.encodeText(caption)]);
+  async probabilities(photo, caption, options) {
+    const { decoder_start_token_id: start } = this.settingsOf(options);
+    const words = await this.explain(photo, [start, ...this.tokenizer.encode(caption)]);
     return words.map(({ probability }) => probability);
   }
 
-  // Each word of a caption, ids that begin with <start>: its probability, attention map and alternatives.
+  // Each word of a caption, ids that begin with the first token: its probability, attention map and alternatives.
   async explain(photo, ids) {
     const step = this.decoderStep(photo);
     let [logits, states, attention] = [null, photo.states.map(splitRows), null];
@@ -92,11 +100,11 @@ export class Captioner {
       const scores = logSoftmax(logits[0]);
       words.push({
         id: ids[position],
-        text: this.words.get(ids[position]),
+        text: this.tokenizer.word(ids[position]),
         probability: Math.exp(scores[ids[position]]),
         map: meanOfHeads(attention[0], photo.regions.dims[1]),
         alternatives: largest([scores], ALTERNATIVES).map(({ word, value }) => ({
-          word: this.words.get(word),
+          word: this.tokenizer.word(word),
           probability: Math.exp(value),
         })),
       });
@@ -128,29 +136,9 @@ export class Captioner {
     return new this.Tensor("float32", data, [rows.length, ...dims]);
   }
 
-  encodeText(text) {
-    const words = text ? text.split(" ") : [];
-    return words.map((word) => this.ids.get(word) ?? this.config.unk_token_id);
-  }
-
   decode(ids) {
-    const words = ids.filter((id) => !this.ends.includes(id)).map((id) => this.words.get(id));
-    return this.extraSpace ? words.join(" ").replace(this.extraSpace, "") : words.join(" ");
+    return this.tokenizer.decode(ids.filter((id) => !this.ends.includes(id)));
   }
-}
-
-// Which spaces between words are none, such as between Chinese characters: the pattern in the tokenizer's decoder, see
-// train/data/vocabulary.py, as JavaScript writes it.
-function extraSpacePattern({ decoder }) {
-  if (!decoder) return null;
-  const pattern = decoder.decoders.at(-1).pattern.Regex;
-  return new RegExp(pattern.replace(/\\p\{(\w\w+)\}/g, "\\p{Script=$1}").replace("\\z", "$"), "gu");
-}
-
-async function download(url) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
-  return response;
 }
 
 // The rows of a tensor (rows, ...), flattened.

@@ -1,20 +1,18 @@
 // Encodes photos on the GPU where that is faster. The steps of the decoder are too small for it.
 
-const RUNTIME = new URL("onnxruntime/", self.location).href;
+import { loadRuntime } from "./runtime.js";
 
-// A session on the GPU for the ONNX file at `url`; none if there is no GPU, or only one that the CPU imitates.
-export async function createGpuSession(url) {
+// A session on the GPU for the captioner's encoder; none if there is no GPU, or only one that the CPU imitates.
+export async function createGpuSession({ files, encoderPath }) {
   const adapter = await navigator.gpu?.requestAdapter();
   if (!adapter || adapter.info.isFallbackAdapter) return null;
-  const ort = await import("./onnxruntime/ort.webgpu.min.mjs"); // a build of its own, twice as large
-  ort.env.wasm.wasmPaths = RUNTIME;
-  ort.env.wasm.numThreads = 1;
-  return ort.InferenceSession.create(url, { executionProviders: ["webgpu"] });
+  const [ort, encoder] = await Promise.all([loadRuntime("gpu", files), files.get(encoderPath)]);
+  return ort.InferenceSession.create(new Uint8Array(encoder), { executionProviders: ["webgpu"] });
 }
 
 // Let the captioner encode on the GPU from now on if that is faster than on the CPU, as tried with `pixels`.
 export async function useGpuIfFaster(captioner, pixels) {
-  const gpu = await createGpuSession(captioner.encoderUrl);
+  const gpu = await createGpuSession(captioner);
   if (!gpu) return;
   const onCpu = await encodingTime(captioner, pixels);
   captioner.gpu = gpu;

@@ -1,186 +1,107 @@
-// The page: takes photos, asks the worker for captions, and shows them in the viewer that it shares with the Gradio page.
+// The page: its tabs, the service worker, and the engine that all tabs share.
 
 import { mountViewer } from "./attention_viewer.js";
+import { addBatchTab } from "./batch_tab.js";
+import { addCameraTab } from "./camera_tab.js";
+import { addCompareTab } from "./compare_tab.js";
 import { fillTexts } from "./dom.js";
+import { Engine } from "./engine.js";
 import { fill, formatNumber, language, texts } from "./i18n.js";
-
-const MASK_SIDE = 48; // cells per side of the grid in which a visitor covers parts of the photo
-const MAX_DISPLAY_SIDE = 1280; // pixels, longer side of the photo as the page displays it
-const MIN_DISPLAY_SIDE = 480; // a map is unreadable on anything smaller
+import { PhotoPanel } from "./photo_panel.js";
+import { addPhotoInput, fillPlaceholders } from "./photo_input.js";
+import { filesOf } from "./photos.js";
+import { installServiceWorker } from "./installation.js";
+import { addSettings } from "./settings.js";
+import { addTabs } from "./tabs.js";
 
 const query = (selector) => document.querySelector(selector);
-const sliders = [...document.querySelectorAll("#settings input")];
-const answers = new Map(); // id of a request to the worker -> the function that takes its result
-let requests = 0;
-let newest = 0; // the number of the newest photo or caption; the results of earlier ones are ignored
-let worker; // none if the browser has no WebAssembly
+const opening = await (await fetch("opening.json")).json(); // see publishing/static_site.py
+const engine = new Engine();
 
-await installServiceWorker();
+fillPlaceholders(document);
+fillTexts(document);
+for (const { content } of document.querySelectorAll("template")) fillTexts(content);
+document.documentElement.lang = language;
+document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 
-const watchers = {};
-const props = { mask_side: MASK_SIDE, value: {}, occlusion: null };
-let droppedPhoto; // the last photo dropped on the viewer or pasted
-mountViewer({
-  element: query("#viewer"),
-  props,
-  trigger: (event, data) => queueMicrotask(() => events[event](data)), // once the viewer has done what it is doing
-  upload: async (file) => (droppedPhoto = file),
-  watch: (name, callback) => (watchers[name] = callback),
+// The first tab.
+const captionTab = query("#caption_tab");
+const settings = addSettings(query("#settings"), opening.languages, () => panel.caption());
+const panel = new PhotoPanel(captionTab, engine, settings.options, mountViewer);
+addPhotoInput(captionTab.querySelector(".photo-input"), (file) => panel.open(file));
+for (const button of document.querySelectorAll("#examples button")) {
+  button.addEventListener("click", async () => panel.open(await fetchFile(button.querySelector("img").src)));
+}
+const example = opening.answers[settings.options().language ?? "only"];
+if (example) panel.showExample(example, example.photo);
+
+async function fetchFile(url) {
+  return new File([await (await fetch(url)).blob()], url.split("/").pop());
+}
+
+function openInFirstTab(file) {
+  openTab("caption_tab");
+  panel.open(file);
+}
+
+// The others, each made when it is first opened.
+const batch = addBatchTab(query("#batch_tab"), engine, settings.options, openInFirstTab);
+const camera = addCameraTab(query("#camera_tab"), engine, settings.options, openInFirstTab);
+let compare = null;
+let open; // the id of the open tab
+const openTab = addTabs(query("[role=tablist]"), (id) => {
+  open = id;
+  if (id === "compare_tab") {
+    compare ??= addCompareTab(query("#compare_tab"), engine, opening.languages);
+    compare.open(panel.photo);
+  }
+  if (id !== "camera_tab") camera.stop();
 });
-const events = {
-  continue_caption: ({ text }) => caption({ text }),
-  caption_masked: captionMasked,
-  remove_photo: () => show({}),
-  photo_uploaded: () => openPhoto(droppedPhoto),
-};
+openTab("caption_tab");
 
-function setProp(name, value) {
-  props[name] = value;
-  watchers[name]();
-}
+// Photos may be dropped anywhere: a browser would otherwise leave the page for them. And pasted.
+for (const type of ["dragover", "drop"]) addEventListener(type, (event) => event.preventDefault());
+addEventListener("drop", ({ target, dataTransfer }) => receive(dataTransfer, target));
+addEventListener("paste", ({ target, clipboardData }) => clipboardData.files.length && receive(clipboardData, target));
 
-// Wait until the service worker has stored the page; the model's files are loaded through it. Reload the page if that
-// isolates it, so that the model can use threads. Without a service worker, everything but these two works.
-async function installServiceWorker() {
-  if (!navigator.serviceWorker || navigator.serviceWorker.controller) return;
-  try {
-    const registration = await navigator.serviceWorker.register("service_worker.js", { updateViaCache: "none" });
-    const installing = registration.installing ?? registration.waiting ?? registration.active;
-    await new Promise((resolve) => {
-      const check = () => ["activated", "redundant"].includes(installing.state) && resolve();
-      installing.addEventListener("statechange", check);
-      check();
-    });
-  } catch {
-    return; // such as in a private window
-  }
-  if (navigator.serviceWorker.controller && !crossOriginIsolated) {
-    location.reload();
-    await new Promise(() => {}); // nothing else until then
+async function receive(transfer, target) {
+  const files = await filesOf(transfer);
+  query("#status").textContent = files.length ? "" : texts.no_file_dropped;
+  if (files.length === 0) return;
+  if (files.length > 1 || open === "batch_tab") {
+    openTab("batch_tab");
+    batch.add(files);
+  } else if (open === "compare_tab") {
+    compare.receive(files[0][1], target);
+  } else {
+    openInFirstTab(files[0][1]);
   }
 }
 
-function startWorker() {
-  if (typeof WebAssembly !== "object") return fail(texts.no_webassembly);
-  worker = new Worker("worker.js", { type: "module" });
-  worker.onerror = () => fail(texts.model_not_loaded);
-  worker.onmessage = ({ data: { id, result, error } }) => {
-    if (error) {
-      console.warn(error);
-      fail(texts.model_not_loaded);
-    } else {
-      answers.get(id)(result);
-    }
-    answers.delete(id);
-  };
-  ask("load").then(initializeSettings);
-}
+engine.addEventListener("progress", ({ detail: [arrived, all] }) => {
+  const [done, total] = [arrived, all].map((bytes) => formatNumber(bytes / 1e6, 1));
+  query("#status").textContent = fill(texts.loading_progress, { arrived: done, all: total });
+});
+engine.addEventListener("ready", ({ detail }) => {
+  settings.ready(detail.settings);
+  query("#status").textContent = "";
+  document.documentElement.dataset.captioner = "ready";
+});
+engine.addEventListener("failure", ({ detail: reason }) => fail(fill(texts.model_not_loaded, { reason })));
 
-function ask(action, values, transferred = []) {
-  const id = ++requests;
-  worker.postMessage({ id, action, ...values }, transferred);
-  return new Promise((resolve) => answers.set(id, resolve));
-}
-
-// From now on, the page is of no use.
 function fail(sentence) {
-  worker = undefined;
-  query("#viewer").classList.remove("busy");
   query("#status").textContent = "";
   query("#failure").textContent = sentence;
   query("#failure").hidden = false;
 }
 
-async function openPhoto(file) {
-  if (!file || !worker) return;
-  let bitmap;
-  try {
-    // As in Python: turned by its EXIF data, but without its colour profile.
-    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
-  } catch {
-    return show({ message: fill(texts.unreadable_photo, { name: file.name }) });
-  }
-  await caption({ bitmap, photo: photoUrl(bitmap) });
-}
-
-// The photo at display size as a data URL.
-function photoUrl(bitmap) {
-  const longer = Math.max(bitmap.width, bitmap.height);
-  const scale = Math.min(Math.max(longer, MIN_DISPLAY_SIDE), MAX_DISPLAY_SIDE) / longer;
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
-  const context = canvas.getContext("2d");
-  context.fillStyle = "white";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL("image/jpeg", 0.88);
-}
-
-// Caption a new photo, or the current one if there is no bitmap, and show the caption unless there is something newer.
-async function caption({ bitmap, photo = props.value.photo, text = "" }) {
-  const number = ++newest;
-  query("#viewer").classList.add("busy");
-  const result = await ask("caption", { bitmap, text, settings: settings() }, bitmap ? [bitmap] : []);
-  if (number === newest) show({ ...result, photo, prefix_length: text ? text.split(" ").length : 0 });
-}
-
-// Show a caption with its photo, a message, or nothing.
-function show(value) {
-  newest += 1;
-  query("#viewer").classList.remove("busy");
-  setProp("value", value);
-}
-
-async function captionMasked({ request_id, mask, caption }) {
-  setProp("occlusion", { ...(await ask("captionMasked", { mask, caption, settings: settings() })), request_id });
-}
-
-// Those of the model until it is loaded and the visitor can change them.
-function settings() {
-  return Object.fromEntries(sliders.filter(({ disabled }) => !disabled).map(({ name, value }) => [name, Number(value)]));
-}
-
-function initializeSettings(defaults) {
-  for (const slider of sliders) {
-    slider.value = defaults[slider.name] || 1;
-    slider.disabled = false;
-    showSetting(slider);
-  }
-  query("#status").textContent = "";
-}
-
-function showSetting(slider) {
-  slider.parentElement.querySelector("output").textContent = formatNumber(Number(slider.value));
-}
-
-for (const slider of sliders) {
-  slider.addEventListener("input", () => showSetting(slider));
-  slider.addEventListener("change", () => props.value.photo && caption({}));
-}
-for (const button of document.querySelectorAll("#examples button")) {
-  button.addEventListener("click", async () => {
-    const { src } = button.querySelector("img");
-    openPhoto(new File([await (await fetch(src)).blob()], src.split("/").pop()));
-  });
-}
-const [input, drop] = [".photo-input input", ".photo-input button"].map(query);
-drop.addEventListener("click", () => input.click());
-drop.addEventListener("dragover", (event) => event.preventDefault());
-drop.addEventListener("drop", (event) => {
-  event.preventDefault();
-  openPhoto(event.dataTransfer.files[0]);
-});
-input.addEventListener("change", () => {
-  openPhoto(input.files[0]);
-  input.value = ""; // so that the same photo can be chosen again
-});
-
-// Texts such as "# Title\nDetail" are Markdown for Gradio.
-for (const node of document.querySelectorAll("[data-title]")) node.textContent = texts[node.dataset.title].split("\n")[0].slice(2);
-for (const node of document.querySelectorAll("[data-detail]")) node.textContent = texts[node.dataset.detail].split("\n")[1];
-for (const part of document.querySelectorAll("main > :not(#viewer)")) fillTexts(part);
-document.documentElement.lang = language;
-document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
-query("main").hidden = false;
 query("#status").textContent = texts.loading_model;
-startWorker();
+query("main").hidden = false;
+if (typeof WebAssembly === "object") {
+  await installServiceWorker(() => panel.photo && !panel.photo.opening); // the captioner's files are loaded through it
+  engine.start();
+  document.documentElement.dataset.captioner ??= "loading";
+} else {
+  engine.fail("WebAssembly");
+  fail(texts.no_webassembly);
+}

@@ -15,9 +15,21 @@ const ISOLATION = {
 };
 const WORKER_POLICY = "default-src 'self' 'wasm-unsafe-eval'"; // a worker has a policy of its own; see index.html
 
-self.addEventListener("install", (event) => {
-  event.waitUntil(Promise.all(Object.keys(FILES).filter((path) => !LARGE.test(path)).map((path) => get(path, event))));
-});
+// Fails if a file is not the one that was published: the browser then keeps the version that it has, and tries again.
+self.addEventListener("install", (event) => event.waitUntil(install()));
+
+async function install() {
+  const cache = await caches.open(CACHE);
+  const paths = Object.keys(FILES).filter((path) => !LARGE.test(path));
+  await Promise.all(
+    paths.map(async (path) => {
+      if (await cache.match(keyOf(path))) return;
+      const response = await fetch(keyOf(path), { cache: "no-cache" });
+      if (!response.ok) throw new Error(`${path}: ${response.status} ${response.statusText}`);
+      await keep(cache, path, response);
+    }),
+  );
+}
 
 self.addEventListener("activate", (event) => event.waitUntil(removeOldFiles().then(() => self.clients.claim())));
 
@@ -28,15 +40,28 @@ self.addEventListener("fetch", (event) => {
   event.respondWith(get(path, event).then((response) => withHeaders(response, event.request.destination)));
 });
 
-// The response for a file, from the cache or from the server.
+// The response for a file, from the cache or from the server. Only what has its fingerprint is kept: a host may still
+// serve the file of an older version, or answer with a page of its own.
 async function get(path, event) {
   const cache = await caches.open(CACHE);
   const found = await cache.match(keyOf(path));
   if (found) return found;
-  const response = await fetch(scope + path, { cache: "no-cache" }); // asks the server whether an older copy is still good
-  // A browser without enough space shows the page all the same.
-  if (response.ok) event.waitUntil(cache.put(keyOf(path), response.clone()).catch(console.warn));
+  const response = await fetch(keyOf(path), { cache: "no-cache" }); // an address under which no older file was ever stored
+  if (response.ok) event.waitUntil(keep(cache, path, response.clone()).catch(console.warn)); // such as without enough space
   return response;
+}
+
+async function keep(cache, path, response) {
+  const { headers } = response;
+  const content = await response.arrayBuffer();
+  if ((await fingerprint(content)) !== FILES[path]) throw new Error(`${path} is not the file that was published.`);
+  await cache.put(keyOf(path), new Response(content, { headers }));
+}
+
+// The beginning of the SHA-256, as publishing/static_site.py writes it.
+async function fingerprint(content) {
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  return Array.from(hash.slice(0, 8), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 async function removeOldFiles() {

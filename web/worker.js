@@ -1,48 +1,68 @@
-// Runs the captioner in a thread of its own, so that the page stays responsive.
+// Runs the captioner in a thread of its own, so that the page stays responsive; see engine.js, which talks to it.
 //
-// The page sends { id, action, ...arguments } and is answered by { id, result } or { id, error }.
+// It is sent { id, action, ...values } and answers { id, result } or { id, error }; before that it sends { progress } while
+// it loads the captioner, and { settings } or { failure } after that.
 
-import * as ort from "./onnxruntime/ort.wasm.min.mjs";
 import { Captioner } from "./captioner.js";
+import { Downloader } from "./download.js";
 import { useGpuIfFaster } from "./gpu.js";
 import { resize } from "./resize.js";
 
 const MAX_PIXELS = 8_000_000; // larger photos are drawn smaller, so that phones have enough memory
 const MASK_COLOUR = 128; // of each channel; close to zero after normalization
 
-ort.env.wasm.wasmPaths = new URL("onnxruntime/", self.location).href;
-// Without cross-origin isolation there is no memory that threads could share.
-ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+const photos = new Map(); // key -> { pixels, encoded } of the photos that the page shows
+const loading = load();
+loading.then(
+  ({ settings }) => self.postMessage({ settings }),
+  (error) => self.postMessage({ failure: error.message }),
+);
 
-const loading = Captioner.load(ort, new URL("model/", self.location).href);
-let pixels; // of the current photo
-let photo; // the same, encoded
-let gpuTried = false;
+async function load() {
+  const base = new URL("./", self.location).href;
+  const sizes = await new Downloader(base).json("large_files.json");
+  return Captioner.load(new Downloader(base, sizes, (...progress) => self.postMessage({ progress })));
+}
 
 const actions = {
-  async load() {
-    return (await loading).settings;
+  // Take in a photo, an ImageBitmap, which the other actions then find by its key.
+  async open({ key, bitmap }) {
+    const captioner = await loading;
+    const pixels = readPixels(bitmap);
+    photos.set(key, { pixels, encoded: await captioner.encode(pixels) });
   },
 
-  // `bitmap`: an ImageBitmap of a new photo, or none for the current one.
-  async caption({ bitmap, text, settings }) {
+  close({ key }) {
+    photos.delete(key);
+  },
+
+  async caption({ key, text, options }) {
+    return (await loading).caption(photos.get(key).encoded, text, options);
+  },
+
+  // Caption a photo that is not asked about again.
+  async captionOnce({ bitmap, options }) {
     const captioner = await loading;
-    if (bitmap) {
-      pixels = readPixels(bitmap);
-      photo = await captioner.encode(pixels);
-    }
-    return captioner.caption(photo, text, settings);
+    return captioner.caption(await captioner.encode(readPixels(bitmap)), "", options);
   },
 
   // Caption the photo with parts covered, and score its first caption. `mask` is a string of side * side digits; "1" marks
   // a covered cell.
-  async captionMasked({ mask, caption, settings }) {
+  async captionMasked({ key, mask, caption, options }) {
     const captioner = await loading;
-    const masked = await captioner.encode(applyMask(pixels, mask));
+    const masked = await captioner.encode(applyMask(photos.get(key).pixels, mask));
     return {
-      ...(await captioner.caption(masked, "", settings)),
-      probabilities: await captioner.probabilities(masked, caption),
+      ...(await captioner.caption(masked, "", options)),
+      probabilities: await captioner.probabilities(masked, caption, options),
     };
+  },
+
+  // Before many photos: try whether a GPU is faster. Its runtime is 6.6 MB, too much for one photo.
+  async tryGpu() {
+    const captioner = await loading;
+    const side = captioner.images.size.height;
+    const pixels = { data: new Uint8Array(4 * side * side).fill(MASK_COLOUR), width: side, height: side };
+    await useGpuIfFaster(captioner, pixels);
   },
 };
 
@@ -50,12 +70,8 @@ let last = Promise.resolve(); // a session runs once at a time
 self.onmessage = ({ data: { id, action, ...values } }) => {
   last = last.then(() => actions[action](values)).then(
     (result) => self.postMessage({ id, result }),
-    (error) => self.postMessage({ id, error: String(error) }),
+    (error) => self.postMessage({ id, error: error.message ?? String(error) }),
   );
-  if (values.bitmap && !gpuTried) { // only now, so that it does not delay the first caption
-    gpuTried = true;
-    last = last.then(async () => useGpuIfFaster(await loading, pixels)).catch(console.warn);
-  }
 };
 
 // The pixels of a photo on a white ground, as in Python.

@@ -1,0 +1,121 @@
+// A photo with its viewer: opens photos, asks the engine for their captions, and shows each answer with the photo that it
+// was asked about.
+
+import { fill, texts } from "./i18n.js";
+import { decodePhoto, photoUrl } from "./photos.js";
+
+const MASK_SIDE = 48; // cells per side of the grid in which a visitor covers parts of the photo
+const template = document.querySelector("#viewer_template");
+let photos = 0; // their number so far, which makes keys for the engine
+
+export class PhotoPanel {
+  #watchers = {};
+  #newest = 0; // the number of the newest request; the results of earlier ones are ignored
+
+  // `options()` returns the language and settings of captions, `mount` is mountViewer or a relative of it.
+  constructor(element, engine, options, mount) {
+    Object.assign(this, { element, engine, options, photo: null });
+    this.host = element.querySelector(".attention-viewer");
+    this.host.append(template.content.cloneNode(true));
+    this.props = { mask_side: MASK_SIDE, value: {}, occlusion: null };
+    const events = {
+      continue_caption: ({ text }) => this.caption(text),
+      caption_masked: (request) => this.#captionMasked(request),
+      remove_photo: () => this.remove(),
+    };
+    this.viewer = mount({
+      element: this.host,
+      props: this.props,
+      trigger: (event, data) => queueMicrotask(() => events[event](data)), // once the viewer has done what it is doing
+      watch: (name, callback) => (this.#watchers[name] = callback),
+    });
+  }
+
+  #set(name, value) {
+    this.props[name] = value;
+    this.#watchers[name]();
+  }
+
+  // Show a captioned photo, the file at `url`, which is opened only when it is asked about.
+  showExample(answer, url) {
+    const key = ++photos;
+    const name = url.split("/").pop();
+    const getFile = async () => new File([await (await fetch(url)).blob()], name);
+    this.#replace({ key, name, url, getFile, opening: true, load: async () => decodePhoto(await getFile()) });
+    this.#set("value", { ...answer, photo: url, opening: true });
+  }
+
+  // Show a photo at once, and its caption as soon as it is there.
+  async open(file) {
+    const number = ++this.#newest;
+    let bitmap;
+    try {
+      bitmap = await decodePhoto(file);
+    } catch (error) {
+      if (number === this.#newest) this.#fail(error.message);
+      return;
+    }
+    if (number !== this.#newest) return;
+    const getFile = async () => file;
+    this.#replace({ key: ++photos, name: file.name, url: photoUrl(bitmap), getFile, load: () => bitmap });
+    this.#set("value", { photo: this.photo.url, caption: "", words: [], beams: [], pending: true });
+    await this.caption();
+  }
+
+  // Caption the photo, beginning with the words of `text`, and show the caption unless there is something newer.
+  async caption(text = "") {
+    const { photo } = this;
+    if (!photo) return;
+    const number = ++this.#newest;
+    const options = this.options();
+    this.host.classList.add("busy");
+    try {
+      const answer = await this.#ask("caption", photo, { text, options });
+      if (number === this.#newest) this.#show({ ...answer, prefix_length: text ? text.split(" ").length : 0 }, options);
+    } catch (error) {
+      if (number === this.#newest) this.#fail(fill(texts.photo_failed, { name: photo.name, reason: error.message }));
+    }
+  }
+
+  async #captionMasked({ request_id, mask, caption }) {
+    const { photo } = this;
+    try {
+      const answer = await this.#ask("captionMasked", photo, { mask, caption, options: this.options() });
+      if (photo === this.photo) this.#set("occlusion", { ...answer, request_id });
+    } catch (error) {
+      if (photo === this.photo) this.#fail(fill(texts.photo_failed, { name: photo.name, reason: error.message }));
+    }
+  }
+
+  async #ask(action, photo, values) {
+    photo.opened ??= Promise.resolve(photo.load()).then((bitmap) =>
+      this.engine.request("open", { key: photo.key, bitmap }, [bitmap]));
+    await photo.opened;
+    return this.engine.request(action, { key: photo.key, ...values });
+  }
+
+  #show(answer, { language }) {
+    this.host.classList.remove("busy");
+    this.viewer.words.lang = language ?? "en";
+    this.#set("value", { ...answer, photo: this.photo.url, opening: this.photo.opening });
+  }
+
+  remove() {
+    this.#newest += 1;
+    this.#replace(null);
+    this.host.classList.remove("busy");
+    this.#set("value", {});
+  }
+
+  // A sentence in the place of the photo.
+  #fail(message) {
+    this.#replace(null);
+    this.host.classList.remove("busy");
+    this.#set("value", { message });
+  }
+
+  #replace(photo) {
+    if (this.photo?.opened) this.engine.request("close", { key: this.photo.key });
+    this.photo = photo;
+  }
+}
