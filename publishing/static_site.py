@@ -9,10 +9,12 @@ The page is `web/`; its viewer, scripts, texts and examples are those of `demo/`
 
 import argparse
 import base64
+import gzip
 import hashlib
 import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,11 +22,16 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from PIL import Image, ImageDraw, ImageOps
+
 from captioning.engine import download_export
 from captioning.errors import print_error
 from captioning.loading import SHIPPED, check_model
+from captioning.onnx_captioner import OnnxCaptioner
 from captioning.onnx_files import find_onnx
+from captioning.opening import choose_opening
 from captioning.search import check_settings
+from modeling_captioner import open_photo
 
 from . import hub
 
@@ -33,17 +40,21 @@ DEMO, WEB = ROOT / "demo", ROOT / "web"
 MODEL_FILES = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json")
 RUNTIME = "onnxruntime-web", "1.30.0"
 RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+# Modules are stored as .js: some servers do not know .mjs. The second build, for GPUs, is loaded for many photos.
 RUNTIME_FILES = (
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 )
+PACKED = ".gzip"  # not .gz, which some servers announce as compressed text, so that browsers unpack it
+IMPORT = re.compile(r'^import .* from "\./(\w+\.js)";$', re.MULTILINE)
 BILINEAR = 2  # the resampling of web/resize.js, as Pillow numbers it
 
 
-def build_site(folder, source=SHIPPED, gradio_page=None):
+def build_site(folder, source=SHIPPED, gradio_page=None, address=""):
     """Write the site with the captioner `source` (a folder or a name on the Hub) to `folder`.
 
-    `gradio_page`: the address of a page made by `app.py`, which the site links to, or None.
+    `gradio_page`: the address of a page made by `app.py`, which the site links to, or None. `address`: where the site
+    will be, for those who show a preview of a link to it.
 
     Raises `ValueError` if the captioner has no ONNX export or cannot run in a browser, `OSError` if onnxruntime-web
     cannot be downloaded or a file cannot be written.
@@ -52,21 +63,28 @@ def build_site(folder, source=SHIPPED, gradio_page=None):
     runtime = fetch_runtime()
     for part in (folder, folder / "examples", folder / "onnxruntime"):
         part.mkdir(parents=True, exist_ok=True)
-    copy_model(source, folder / "model")
-    with tarfile.open(runtime) as package:
-        for name in RUNTIME_FILES:
-            (folder / "onnxruntime" / name).write_bytes(package.extractfile(f"package/dist/{name}").read())
+    source = find_model(source)
+    large = copy_model(source, folder) | copy_runtime(runtime, folder)
+    write(folder / "large_files.json", json.dumps(large))
     examples = sorted(DEMO.glob("examples/*.jpg"))
     for file in [*WEB.iterdir(), *DEMO.glob("*.js"), DEMO / "texts.json", ROOT / "LICENSE"]:
         shutil.copyfile(file, folder / file.name)
     for file in examples:
         shutil.copyfile(file, folder / "examples" / file.name)
-    parts = {"viewer": read("attention_viewer.html"), "examples": example_buttons(examples), "more": link(gradio_page)}
+    write(folder / "opening.json", json.dumps(caption_opening(source)))
+    draw_pictures(folder)
+    parts = {
+        "viewer": read("attention_viewer.html"),
+        "examples": example_buttons(examples),
+        "more": link(gradio_page),
+        "address": html.escape(address and address.rstrip("/") + "/"),
+        "preloads": preloads(folder),
+    }
     index = (WEB / "index.html").read_text(encoding="utf-8")
     for name, part in parts.items():
         index = index.replace(f"<!-- {name} -->", part)
     write(folder / "index.html", index)
-    write(folder / "viewer.css", f"#viewer {{\n{read('attention_viewer.css')}}}\n")
+    write(folder / "viewer.css", f".attention-viewer {{\n{read('attention_viewer.css')}}}\n")
     write(folder / "files.js", f"const FILES = {json.dumps(fingerprints(folder), indent=2)};\n")
 
 
@@ -82,10 +100,14 @@ def deploy_site(name, source, gradio_page=None):
         return hub.commit(name, site_files(folder), "Page without a server", kind="space")
 
 
-def copy_model(source, folder):
-    """Copy what the browser needs of the captioner `source` to `folder`."""
+def find_model(source):
+    """The folder of the captioner `source`, downloaded from the Hub if it is no folder."""
     check_model(str(source))
-    source = Path(source if Path(source).is_dir() else download_export(source))
+    return Path(source if Path(source).is_dir() else download_export(source))
+
+
+def copy_model(source, site):
+    """Copy what the browser needs of the captioner in the folder `source`. Returns the sizes of the large files."""
     onnx_files = find_onnx(source)
     if not onnx_files:
         raise ValueError(f"{source} has no ONNX export; make one with python -m publishing.export --onnx.")
@@ -93,11 +115,61 @@ def copy_model(source, folder):
     images = json.loads((source / "processor_config.json").read_text(encoding="utf-8"))["image_processor"]
     if images["resample"] != BILINEAR:
         raise ValueError(f"{source} resizes photos with resample={images['resample']}; browsers only do bilinear.")
-    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    (site / "model" / "onnx").mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
-        shutil.copyfile(source / name, folder / name)
-    for file in onnx_files:
-        shutil.copyfile(file, folder / "onnx" / file.name)
+        shutil.copyfile(source / name, site / "model" / name)
+    return dict(pack(file.read_bytes(), site, f"model/onnx/{file.name}") for file in onnx_files)
+
+
+def copy_runtime(package, site):
+    """Copy what the browser needs of the npm package onnxruntime-web. Returns the sizes of the large files."""
+    sizes = {}
+    with tarfile.open(package) as archive:
+        for name in RUNTIME_FILES:
+            content = archive.extractfile(f"package/dist/{name}").read()
+            if name.endswith(".wasm"):
+                sizes |= [pack(content, site, f"onnxruntime/{name}")]
+            else:
+                (site / "onnxruntime" / name.replace(".mjs", ".js")).write_bytes(content)
+    return sizes
+
+
+def pack(content, site, path):
+    """Write `content` compressed. Returns its path in the site, and its sizes in bytes: compressed and not."""
+    packed = gzip.compress(content, mtime=0)
+    (site / (path + PACKED)).write_bytes(packed)
+    return path + PACKED, (len(packed), len(content))
+
+
+def caption_opening(source):
+    """The captioner's languages, and the answers with which the page opens: one for each, or "only" one."""
+    shows = json.loads(read("examples/shows.json"))
+    photos = [open_photo(DEMO / "examples" / f"{name}.jpg") for name in shows]
+    captioner = OnnxCaptioner(source)
+    languages = json.loads((source / "config.json").read_text(encoding="utf-8")).get("languages") or []
+    answers = {}
+    for language in languages or ["only"]:
+        options = {"language": language} if languages else {}
+        first, answer, _ = choose_opening([captioner.explain(photo, **options) for photo in photos], shows)
+        answers[language] = answer | {"photo": f"examples/{list(shows)[first]}.jpg"}
+    return {"languages": languages, "answers": answers}
+
+
+def draw_pictures(folder):
+    """Draw the pictures that others show of the site: its icon, and the preview of a link to it."""
+    icon = Image.new("RGB", (512, 512), "#4f46e5")
+    draw = ImageDraw.Draw(icon)
+    for center, start in ((400, 211), (112, 31)):  # the lids, two arcs
+        draw.chord((256 - 244, center - 244, 256 + 244, center + 244), start, start + 118, fill="white")
+    draw.circle((256, 256), 96, fill="#1e1b4b")
+    draw.circle((288, 224), 32, fill="#ffd84d")
+    icon.save(folder / "icon.png")
+    preview = Image.new("RGB", (1200, 630), "#f8fafc")
+    for number, file in enumerate(sorted(DEMO.glob("examples/*.jpg"))):
+        photo = ImageOps.fit(open_photo(file), (400, 315))
+        preview.paste(photo, (400 * (number % 3), 315 * (number // 3)))
+    preview.paste(icon.resize((240, 240)), (480, 195))
+    preview.save(folder / "preview.jpg", quality=85)
 
 
 def fetch_runtime():
@@ -126,19 +198,30 @@ def fetch_runtime():
     return file
 
 
+def preloads(folder):
+    """Links to the page's modules, so that the browser does not wait for one before it knows of the next."""
+    names = ["page.js"]
+    for name in names:  # grows
+        imports = IMPORT.findall((folder / name).read_text(encoding="utf-8"))
+        names += [other for other in imports if other not in names]
+    return "\n  ".join(f'<link rel="modulepreload" href="{name}">' for name in names)
+
+
 def example_buttons(photos):
     button = '<button type="button" aria-label="{0.stem}"><img src="examples/{0.name}" alt=""></button>'
     return "\n".join(button.format(photo) for photo in photos)
 
 
 def link(address):
-    return f'<a href="{html.escape(address)}" data-text="gradio_page"></a>' if address else ""
+    more = f'<a href="{html.escape(address)}" data-text="gradio_page"></a>' if address else ""
+    return more or '<p data-text="server_only"></p>'
 
 
 def fingerprints(folder):
     """{path: the beginning of the SHA-256 of its content} of the files that the service worker keeps."""
     files = site_files(folder)
-    keep = files.keys() - {"service_worker.js", "files.js", "README.md", "LICENSE"}  # browsers look after the first two
+    # Browsers look after the first two, and visitors do not see the others.
+    keep = files.keys() - {"service_worker.js", "files.js", "README.md", "LICENSE", "preview.jpg"}
     return {name: hashlib.sha256(files[name].read_bytes()).hexdigest()[:16] for name in sorted(keep)}
 
 
@@ -163,10 +246,11 @@ def main(arguments=None):
     parser.add_argument(
         "--model", default=str(SHIPPED), help="A local folder, or a name on the Hub. Default: the shipped captioner."
     )
+    parser.add_argument("--address", default="", metavar="URL", help="Where the site will be, for previews of links.")
     parser.add_argument("--gradio_page", metavar="URL", help="The address of a page of app.py, to link to.")
     options = parser.parse_args(arguments)
     try:
-        build_site(options.folder, options.model, options.gradio_page)
+        build_site(options.folder, options.model, options.gradio_page, options.address)
     except (ValueError, OSError) as error:
         print_error(error)
         sys.exit(1)

@@ -21,7 +21,7 @@ export function addBatchTab(element, engine, options, openPhoto) {
   async function add(files) {
     waiting.push(...files);
     find(".failed").textContent = "";
-    status.textContent = files.length ? status.textContent : texts.batch_empty;
+    status.textContent = files.length ? status.textContent : texts.batch_no_files;
     if (running || !waiting.length) return;
     running = true;
     find(".table").hidden = progress.hidden = find(".stop").hidden = false;

@@ -28,7 +28,8 @@ export class Engine extends EventTarget {
   }
 
   // From now on, there are no captions.
-  fail(reason) {
+  fail(message) {
+    const reason = message.replace(/\.$/, ""); // it becomes part of a sentence
     this.#failed = reason;
     for (const { reject } of this.#answers.values()) reject(new Error(reason));
     this.#answers.clear();

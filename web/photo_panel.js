@@ -10,7 +10,8 @@ let photos = 0; // their number so far, which makes keys for the engine
 
 export class PhotoPanel {
   #watchers = {};
-  #newest = 0; // the number of the newest request; the results of earlier ones are ignored
+  #newest = 0; // the number of the newest request for a caption; the results of earlier ones are ignored
+  #newestPhoto = 0; // the number of the newest photo, which may still be on its way
 
   // `options()` returns the language and settings of captions, `mount` is mountViewer or a relative of it.
   constructor(element, engine, options, mount) {
@@ -47,18 +48,19 @@ export class PhotoPanel {
 
   // Show a photo at once, and its caption as soon as it is there.
   async open(file) {
-    const number = ++this.#newest;
-    let bitmap;
+    const number = ++this.#newestPhoto;
+    const getFile = async () => file;
+    let bitmap, url;
     try {
       bitmap = await decodePhoto(file);
+      url = photoUrl(bitmap);
     } catch (error) {
-      if (number === this.#newest) this.#fail(error.message);
+      if (number === this.#newestPhoto) this.#fail(error.message);
       return;
     }
-    if (number !== this.#newest) return;
-    const getFile = async () => file;
-    this.#replace({ key: ++photos, name: file.name, url: photoUrl(bitmap), getFile, load: () => bitmap });
-    this.#set("value", { photo: this.photo.url, caption: "", words: [], beams: [], pending: true });
+    if (number !== this.#newestPhoto) return;
+    this.#replace({ key: ++photos, name: file.name, url, getFile, load: () => bitmap });
+    this.#set("value", { photo: url, caption: "", words: [], beams: [], pending: true });
     await this.caption();
   }
 
@@ -102,6 +104,7 @@ export class PhotoPanel {
 
   remove() {
     this.#newest += 1;
+    this.#newestPhoto += 1;
     this.#replace(null);
     this.host.classList.remove("busy");
     this.#set("value", {});
@@ -109,6 +112,7 @@ export class PhotoPanel {
 
   // A sentence in the place of the photo.
   #fail(message) {
+    this.#newest += 1;
     this.#replace(null);
     this.host.classList.remove("busy");
     this.#set("value", { message });

@@ -15,7 +15,7 @@ export async function decodePhoto(file) {
   }
 }
 
-// A photo at the size at which the page displays it, or with its longer side as long as `side`, as a data URL.
+// A photo at the size at which the page displays it, or with its longer side as long as `side`, as the address of a JPEG.
 export function photoUrl(bitmap, side) {
   const longer = Math.max(bitmap.width, bitmap.height);
   const scale = (side ?? Math.min(Math.max(longer, MIN_DISPLAY_SIDE), MAX_DISPLAY_SIDE)) / longer;

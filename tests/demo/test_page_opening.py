@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from captioning.opening import find_noun
 from demo.i18n import TEXTS
-from demo.opening import SHOWS, caption_examples, find_noun
+from demo.opening import SHOWS, caption_examples
 from modeling_captioner import explain, open_photo
 from tests.helpers.page_fixtures import (
     EXAMPLES,

@@ -191,6 +191,15 @@ def upload_photo(page, photo):
     page.wait_for_function("() => [...document.querySelectorAll('img.photo[src]')].every((e) => e.complete)")
 
 
+def choose_photo(page, photo):
+    """Choose a photo, a path or `(name, bytes)`, on the page without a server, and wait for its caption or message."""
+    if isinstance(photo, tuple):
+        photo = {"name": photo[0], "mimeType": "image/png", "buffer": photo[1]}
+    page.locator(".words").evaluate("words => words.replaceChildren()")
+    page.locator(".photo-input input").set_input_files(photo)
+    page.locator(".word, .message:visible").first.wait_for()
+
+
 def caption_words(page):
     return [word.text_content() for word in page.locator(".word > span").all()]
 

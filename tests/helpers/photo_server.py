@@ -1,5 +1,6 @@
 """Local web servers for tests; the one of photos can be slow, and fail on purpose."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -35,15 +36,36 @@ class FileHandler(SimpleHTTPRequestHandler):
     def __init__(self, *arguments):
         super().__init__(*arguments, directory=self.owner.folder)
 
+    def do_GET(self):
+        path = self.path.split("?")[0].lstrip("/")
+        if path in self.owner.held:
+            self.owner.held[path].wait()
+        if path not in self.owner.others:
+            return super().do_GET()
+        content, content_type = self.owner.others[path]
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def copyfile(self, source, outputfile):
+        self.owner.sent += os.fstat(source.fileno()).st_size if hasattr(source, "fileno") else 0
+        super().copyfile(source, outputfile)
+
     def log_message(self, *arguments):
         pass
 
 
 class FileServer(LocalServer):
-    """Serves the files of a folder, as `python -m http.server` does."""
+    """Serves the files of a folder, as `python -m http.server` does.
+
+    `others` are served in the place of some: {path: (content, content type)}. A path in `held` is not answered until
+    its `threading.Event` is set. `sent` counts the bytes of the files.
+    """
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.others, self.held, self.sent = folder, {}, {}, 0
         super().__init__(FileHandler)
 
 

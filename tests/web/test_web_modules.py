@@ -121,15 +121,90 @@ def test_words_are_joined_as_in_python(modules, texts):
     assert found == texts == tokenizer.batch_decode([ids[:-1] for ids in captions])
 
 
+LANGUAGES = """async ({ tokenizer, config, generation, requests }) => {
+    const { Captioner } = await import("/captioner.js");
+    class Tensor { constructor(type, data, dims) { Object.assign(this, { data, dims }); } }
+    const begun = [];
+    const decoder = { // says the word after the one that it has read
+        inputNames: [],
+        run({ input_ids: { data: [id] } }) {
+            begun.push(Number(id));
+            const logits = Float32Array.from({ length: 9 }, (_, word) => 10 * (word === Number(id) + 1));
+            return {
+                logits: { data: logits, dims: [1, 1, 9] },
+                cross_attentions: { data: new Float32Array(4).fill(0.25), dims: [1, 1, 1, 4] },
+            };
+        },
+    };
+    const parts = { ort: { Tensor }, processor: {}, encoder: null, decoder };
+    const captioner = new Captioner({ ...parts, tokenizer, config, generation });
+    const photo = { states: [], regions: { data: new Float32Array(4), dims: [1, 4, 1] } };
+    const captions = [];
+    for (const options of requests) {
+        try {
+            const { caption } = await captioner.caption(photo, "", options);
+            captions.push([begun[0], caption]);
+        } catch (error) {
+            captions.push(error.message);
+        }
+        begun.length = 0;
+    }
+    return captions;
+}"""
+
+
+def test_languages_begin_with_their_own_token_and_settings(modules):
+    vocabulary = ["<pad>", "<unk>", "<en>", "<end>", "<vi>", "một", "con", "mèo", "cat"]
+    tokenizer = {"model": {"vocab": {word: number for number, word in enumerate(vocabulary)}, "unk_token": "<unk>"}}
+    generation = {
+        **{"eos_token_id": 3, "decoder_start_token_id": 2, "max_new_tokens": 3, "num_beams": 1},
+        "languages": {"en": {"decoder_start_token_id": 2}, "vi": {"decoder_start_token_id": 4, "max_new_tokens": 2}},
+    }
+    arguments = {"tokenizer": tokenizer, "generation": generation, "config": {"languages": ["en", "vi"]}}
+    requests = [{}, {"language": "vi"}, {"language": "vi", "max_new_tokens": 3}, {"language": "en"}, {"language": "xx"}]
+    found = modules.evaluate(LANGUAGES, arguments | {"requests": requests})
+    unknown = "language='xx' is unknown; choose one of en, vi."
+    assert found == [[2, ""], [4, "một con"], [4, "một con mèo"], [2, ""], unknown]
+    arguments |= {"config": {}, "generation": generation | {"languages": None}, "requests": [{}, {"num_beams": 1}]}
+    assert modules.evaluate(LANGUAGES, arguments) == [[2, ""]] * 2, "a captioner of one language"
+
+
+TOKENIZE = """async ({ tokenizer, texts }) => {
+    const { Tokenizer } = await import("/tokenizer.js");
+    const loaded = new Tokenizer(tokenizer);
+    return texts.map((text) => loaded.encode(text));
+}"""
+
+
+def test_text_becomes_the_same_words_as_in_python(modules):
+    """Case, punctuation, decomposed letters, both placements of Vietnamese tone marks, scripts without spaces."""
+    texts = [
+        *(
+            "A dog's ball, on the well-known beach!",
+            "a  rock\u2019n\u2019roll band\n(2 people)",
+            "CAFÉ cafe\u0301 i\u0307",
+        ),
+        *("hoà bình hòa HOÀ hoàng quý quả loá khoẻ tuỳ thuỷ", "một con mèo", "hoa\u0300 ", "oà oàng x_oà oà-oà"),
+        *("一只狗 with a ball", "ラーメン", "สวัสดี ครับ", "hello'", "-a-", "", "<vi> <unk> unknown words"),
+    ]
+    captions = [*texts, *(text.replace("à", "a") for text in texts)]
+    tokenizer = make_tokenizer(captions[:-3], min_count=1, languages=["en", "vi"])
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    found = modules.evaluate(TOKENIZE, {"tokenizer": description, "texts": texts})
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True  # "<vi>" in a text is a word like any other
+    assert found == [backend.encode(text, add_special_tokens=False).ids for text in texts]
+    assert len({number for ids in found for number in ids}) > 30
+
+
 ENCODE = """async () => {
-    const [ort, { Captioner }, { createGpuSession, useGpuIfFaster }] = await Promise.all(
-        ["/onnxruntime/ort.wasm.min.mjs", "/captioner.js", "/gpu.js"].map((path) => import(path)));
-    ort.env.wasm.wasmPaths = `${location.origin}/onnxruntime/`;
-    const captioner = await Captioner.load(ort, `${location.origin}/model/`);
+    const [{ Downloader }, { Captioner }, { createGpuSession, useGpuIfFaster }] = await Promise.all(
+        ["/download.js", "/captioner.js", "/gpu.js"].map((path) => import(path)));
+    const captioner = await Captioner.load(new Downloader(`${location.origin}/`));
     const pixels = { data: Uint8Array.from({ length: 4 * 40 * 30 }, (_, i) => (i * i) % 251), width: 40, height: 30 };
     const encode = async () => [...(await captioner.encode(pixels)).regions.data];
     const result = { adapter: Boolean(await navigator.gpu?.requestAdapter()), cpu: await encode() };
-    captioner.gpu = await createGpuSession(captioner.encoderUrl);
+    captioner.gpu = await createGpuSession(captioner);
     if (!captioner.gpu) return result;
     result.gpu = await encode();
     if (!captioner.gpu) throw new Error("the GPU failed");
