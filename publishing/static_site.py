@@ -95,9 +95,14 @@ def deploy_site(name, source, gradio_page=None):
     """
     hub.check_login()
     with tempfile.TemporaryDirectory() as folder:
-        build_site(folder, source, gradio_page)
+        build_site(folder, source, gradio_page, space_address(name))
         name = hub.open_repository(name, "space", space_sdk="static")
         return hub.commit(name, site_files(folder), "Page without a server", kind="space")
+
+
+def space_address(name):
+    """Where a static Space will be; "" if `name` does not say whose it is."""
+    return f"https://{re.sub('[^a-z0-9]+', '-', name.lower())}.static.hf.space" if "/" in name else ""
 
 
 def find_model(source):
