@@ -15,7 +15,7 @@ export function addBatchTab(element, engine, options, openPhoto) {
   let running = false;
   let gpuTried = false;
 
-  find("thead tr").append(...[texts.batch_photo, ...texts.batch_columns].map((text) => createElement("th", "", text)));
+  find("thead tr").append(...[texts.batch_photo, ...texts.batch_empty.headers].map((text) => createElement("th", "", text)));
 
   // Caption more photos, given as [path, File].
   async function add(files) {

@@ -38,7 +38,7 @@ export class Captioner {
     if (language !== undefined && !this.languages.includes(language)) {
       throw new Error(`language='${language}' is unknown; choose one of ${this.languages.join(", ")}.`);
     }
-    return { ...this.settings, ...this.settings.languages?.[language], ...overrides };
+    return { ...this.settings, ...this.settings.languages?.[language], ...overrides, language };
   }
 
   // Encode a photo, an ImageData without transparency. Returns what the other methods take as `photo`.
@@ -70,7 +70,7 @@ export class Captioner {
   // Caption a photo. The caption begins with the words of `text`; `options` are a language and settings that override
   // those of generation_config.json. Returns `Explanation.to_dict()`; maps are in row-major order.
   async caption(photo, text, options) {
-    const settings = this.settingsOf(options);
+    const { language, ...settings } = this.settingsOf(options);
     const prompt = [settings.decoder_start_token_id, ...this.tokenizer.encode(text)];
     const states = photo.states.map(splitRows);
     const beams = await search(this.decoderStep(photo), states, prompt, settings);
@@ -80,7 +80,15 @@ export class Captioner {
       caption: this.decode([...prompt.slice(1), ...ids]),
       log_probability: begun + logProbability,
     }));
-    return { ...captions[0], words: words.filter(({ id }) => !this.ends.includes(id)), beams: captions };
+    return { ...captions[0], language, words: words.filter(({ id }) => !this.ends.includes(id)), beams: captions };
+  }
+
+  // What `caption` returns, for a caption that is given.
+  async explainCaption(photo, caption, options) {
+    const { language, decoder_start_token_id: start } = this.settingsOf(options);
+    const words = await this.explain(photo, [start, ...this.tokenizer.encode(caption), this.ends[0]]);
+    const logProbability = words.reduce((sum, { probability }) => sum + Math.log(probability), 0);
+    return { caption, log_probability: logProbability, language, words: words.slice(0, -1), beams: [] };
   }
 
   // The probability of each word of `caption`, as if the model had generated it.

@@ -21,6 +21,7 @@ export class PhotoPanel {
     this.props = { mask_side: MASK_SIDE, value: {}, occlusion: null };
     const events = {
       continue_caption: ({ text }) => this.caption(text),
+      show_caption: ({ caption }) => this.#explain(caption),
       caption_masked: (request) => this.#captionMasked(request),
       remove_photo: () => this.remove(),
     };
@@ -64,16 +65,26 @@ export class PhotoPanel {
     await this.caption();
   }
 
-  // Caption the photo, beginning with the words of `text`, and show the caption unless there is something newer.
-  async caption(text = "") {
+  // Caption the photo, beginning with the words of `text`.
+  caption(text = "") {
+    return this.#request("caption", { text }, text);
+  }
+
+  // Explain a caption that is given.
+  #explain(caption) {
+    return this.#request("explain", { caption }, caption);
+  }
+
+  // Show the answer unless there is something newer. `given`: the words in it that are not the captioner's.
+  async #request(action, values, given) {
     const { photo } = this;
     if (!photo) return;
     const number = ++this.#newest;
     const options = this.options();
     this.host.classList.add("busy");
     try {
-      const answer = await this.#ask("caption", photo, { text, options });
-      if (number === this.#newest) this.#show({ ...answer, prefix_length: text ? text.split(" ").length : 0 }, options);
+      const answer = await this.#ask(action, photo, { ...values, options });
+      if (number === this.#newest) this.#show({ ...answer, prefix_length: given ? given.split(" ").length : 0 });
     } catch (error) {
       if (number === this.#newest) this.#fail(fill(texts.photo_failed, { name: photo.name, reason: error.message }));
     }
@@ -96,9 +107,8 @@ export class PhotoPanel {
     return this.engine.request(action, { key: photo.key, ...values });
   }
 
-  #show(answer, { language }) {
+  #show(answer) {
     this.host.classList.remove("busy");
-    this.viewer.words.lang = language ?? "en";
     this.#set("value", { ...answer, photo: this.photo.url, opening: this.photo.opening });
   }
 

@@ -15,7 +15,8 @@
   // What the server did not send, as far as browsers tell.
   function missing() {
     const failed = performance.getEntriesByType("resource").filter(({ responseStatus }) => responseStatus >= 400);
-    return failed.map(({ name, responseStatus }) => `${name.split("/").pop()}: ${responseStatus}`).join(", ") || "page.js";
+    const names = failed.map(({ name, responseStatus }) => `${name.split("/").pop()}: ${responseStatus}`);
+    return [...new Set(names)].join(", ") || "page.js";
   }
 
   function sayWhy(reason) {

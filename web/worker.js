@@ -40,6 +40,10 @@ const actions = {
     return (await loading).caption(photos.get(key).encoded, text, options);
   },
 
+  async explain({ key, caption, options }) {
+    return (await loading).explainCaption(photos.get(key).encoded, caption, options);
+  },
+
   // Caption a photo that is not asked about again.
   async captionOnce({ bitmap, options }) {
     const captioner = await loading;

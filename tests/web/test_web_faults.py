@@ -95,7 +95,6 @@ def test_what_a_host_serves_late_is_not_kept(site, open_site):
     with FileServer(site) as server:
         server.others = {
             "model/config.json": (b"<!doctype html>", "text/html"),
-            "demo.css": (b"", "text/css"),
             "page.css": (b"body { color: red }", "text/css"),
         }
         page, _ = open_site(server.address)

@@ -148,8 +148,10 @@ def test_camera(visit):
         "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b)"
     )
     assert page.locator("#camera_tab canvas").evaluate(map_sum) > 0
+    before = page.locator("#caption_tab img.photo").get_attribute("src")
     page.get_by_role("button", name="Keep this picture").click()
-    page.locator("#caption_tab img.photo[alt^='Your photo:']").wait_for()
+    page.locator("#caption_tab .word").first.wait_for()
+    assert page.locator("#caption_tab img.photo").get_attribute("src") != before
     assert page.locator("#camera_tab video").evaluate("video => video.srcObject") is None, "the camera is off"
     page.evaluate("""() => {
         navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("denied", "NotAllowedError"));
