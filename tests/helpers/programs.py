@@ -103,6 +103,7 @@ def _run(arguments, stdout, stderr, cwd, environment, before):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR counts again
     sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]
     if before:
         before()
