@@ -13,7 +13,7 @@ export async function present(element, button) {
   }
   try {
     await element.requestFullscreen();
-    document.addEventListener("fullscreenchange", () => set(false), { once: true });
+    element.onfullscreenchange = () => document.fullscreenElement || set(false); // it also comes when it begins
   } catch {
     // Without full screen, as on an iPhone, it still fills the window.
   }
