@@ -24,6 +24,13 @@ export function maxWeight(map) {
   return Math.max(...map, 4 / map.length);
 }
 
+// How high the map's peak is. The photo's corners do not count: words that need no photo, such as "on", rest there.
+export function sharpness(map) {
+  const side = Math.round(Math.sqrt(map.length));
+  const corners = [0, side - 1, map.length - side, map.length - 1];
+  return Math.max(...map.filter((_, region) => !corners.includes(region)));
+}
+
 // Each pixel is the mean of all regions, weighted by a Gaussian of their distance with a standard deviation of `blur`
 // regions (Nadaraya-Watson kernel regression). As `blur` approaches 0 it becomes the grid itself.
 function smooth(map, blur) {

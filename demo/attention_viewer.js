@@ -1,6 +1,6 @@
 // A photo with its caption, and the attention map of the word under the pointer.
 
-import { clearCanvas, drawRegionMap, drawSmoothMap, maxWeight, outlineRegion } from "./attention_map.js";
+import { clearCanvas, drawRegionMap, drawSmoothMap, maxWeight, outlineRegion, sharpness } from "./attention_map.js";
 import { fillTexts } from "./dom.js";
 import { addHistory } from "./history.js";
 import { fill, formatPercent, language, texts } from "./i18n.js";
@@ -307,16 +307,10 @@ class AttentionViewer extends EventTarget {
   }
 }
 
-// The index of the word whose map has the highest peak. The photo's corners do not count: words that need no photo, such
-// as "on", rest there.
+// The index of the word with the sharpest map, or null if there is no word.
 function sharpestWord(words) {
-  if (!words.length) return null;
-  const peaks = words.map(({ map }) => {
-    const side = Math.round(Math.sqrt(map.length));
-    const corners = [0, side - 1, map.length - side, map.length - 1];
-    return Math.max(...map.filter((_, region) => !corners.includes(region)));
-  });
-  return peaks.indexOf(Math.max(...peaks));
+  const peaks = words.map(({ map }) => sharpness(map));
+  return peaks.length ? peaks.indexOf(Math.max(...peaks)) : null;
 }
 
 // The index of the word whose button an event happened in, or null.

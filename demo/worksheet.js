@@ -1,5 +1,6 @@
 // A worksheet to print, "predict, then check", made from the photo at hand.
 
+import { sharpness } from "./attention_map.js";
 import { createElement } from "./dom.js";
 import { fill, formatPercent, texts } from "./i18n.js";
 
@@ -24,7 +25,7 @@ export function printWorksheet(viewer) {
 
 function createSheet(viewer) {
   const { words, caption } = viewer.answer;
-  const chosen = mostFocused(words).slice(0, QUESTIONS).sort((a, b) => a - b);
+  const chosen = chooseWords(words);
   const sheet = createElement("article", "worksheet-page");
   const tasks = createElement("ol", "");
   tasks.append(
@@ -47,9 +48,12 @@ function createSheet(viewer) {
   return sheet;
 }
 
-// The indices of the words, the one with the highest peak first.
-function mostFocused(words) {
-  return [...words.keys()].sort((a, b) => Math.max(...words[b].map) - Math.max(...words[a].map));
+// The indices of different words with sharp maps, in their order; short ones, such as "a", only if there are no others.
+function chooseWords(words) {
+  const different = [...words.keys()].filter((index) => words.findIndex(({ text }) => text === words[index].text) === index);
+  const isShort = (index) => words[index].text.length < 3;
+  different.sort((a, b) => isShort(a) - isShort(b) || sharpness(words[b].map) - sharpness(words[a].map));
+  return different.slice(0, QUESTIONS).sort((a, b) => a - b);
 }
 
 function createTask(text, figure) {
