@@ -4,6 +4,11 @@
 const MAX_WORDS = 40;
 const UNCHANGED = { __type__: "update" }; // as Gradio understands it
 const OWN_PHOTOS = "captioner-photos"; // in the tab's session: the server keeps uploads for an hour or two
+let chosenExample = null; // the name of the example that was clicked last
+
+document.addEventListener("click", ({ target }) => {
+  chosenExample = target.closest("[data-example]")?.dataset.example ?? chosenExample;
+});
 
 export function readState(name) {
   return new URLSearchParams(location.search).get(name);
@@ -57,12 +62,13 @@ export function rememberTabs() {
 
 // Remember which photo is shown: an example by its name; another one, `photo`, as long as the server keeps it.
 export function rememberPhoto(photo) {
-  const example = document.querySelector(`[data-example="${CSS.escape(baseName(photo?.orig_name))}"]`);
+  const example = chosenExample === baseName(photo?.orig_name) ? chosenExample : null; // not an own photo of the same name
   // Until the new photo has its caption; for good, if the server is lost.
   document.querySelector("#caption_tab").classList.toggle("waiting", Boolean(photo));
   if (!photo) return writeState({ example: null, photo: null, text: null, word: null });
-  if (example && readState("example") === example.dataset.example) return undefined; // brought back just now
-  if (example) return writeState({ example: example.dataset.example, photo: null, text: null, word: null }, true);
+  chosenExample = null;
+  if (example && readState("example") === example) return undefined; // brought back just now
+  if (example) return writeState({ example, photo: null, text: null, word: null }, true);
   const photos = ownPhotos();
   const known = Object.keys(photos).find((id) => photos[id].path === photo.path);
   const id = known ?? String(Object.keys(photos).length + 1);
