@@ -7,7 +7,7 @@ const OWN_PHOTOS = "captioner-photos"; // in the tab's session: the server keeps
 let chosenExample = null; // the name of the example that was clicked last
 
 document.addEventListener("click", ({ target }) => {
-  chosenExample = target.closest("[data-example]")?.dataset.example ?? chosenExample;
+  chosenExample = target.closest?.("[data-example]")?.dataset.example ?? chosenExample;
 });
 
 export function readState(name) {
