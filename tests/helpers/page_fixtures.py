@@ -84,6 +84,7 @@ def save_captioner(folder, **options):
         starts = {language: tokenizer.convert_tokens_to_ids(f"<{language}>") for language in languages}
         model.generation_config.suppress_tokens = sorted({0, 1, 2, *starts.values()})
         model.generation_config.languages = {name: {"decoder_start_token_id": id} for name, id in starts.items()}
+        model.generation_config._from_model_config = False  # else only what config.json knows is loaded
         with torch.no_grad():
             model.decoder.embedding.weight[list(starts.values())] *= 30  # the start must change what is said
     model.save_pretrained(folder)
