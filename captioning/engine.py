@@ -54,7 +54,7 @@ def _suits_onnx():
 def _load_onnx(name, generation):
     if not importlib.util.find_spec("onnxruntime"):
         raise ValueError("--engine onnx needs the package onnxruntime; install it with pip install onnxruntime.")
-    from .onnx_captioner import OnnxCaptioner
+    from .onnx.captioner import OnnxCaptioner
 
     return OnnxCaptioner(name if Path(name).is_dir() else download_export(name), **generation)
 

@@ -173,7 +173,7 @@ class CaptionerDecoder(nn.Module):
         """
         if not cache.states:
             refresh(self)
-            cache.states = self._initial_states(regions, captions_per_photo=len(ids) // len(regions))
+            cache.states = self.initial_states(regions, captions_per_photo=len(ids) // len(regions))
         lengths = None if target_mask is None else self._lengths(target_mask)
         words = self.dropout(self.embedding(self._drop_words(ids)))  # (batch, words, embedding)
         first = self._run(self.first_rnn, "first", words, cache, lengths)  # (batch, words, hidden)
@@ -193,7 +193,7 @@ class CaptionerDecoder(nn.Module):
         positions = torch.arange(1, target_mask.shape[1] + 1, device=target_mask.device)
         return (target_mask * positions).amax(dim=1).clamp(min=1).cpu()
 
-    def _initial_states(self, regions, captions_per_photo):
+    def initial_states(self, regions, captions_per_photo):
         """Initialize the first RNN from the mean region (Xu et al. 2015, section 3.1.2), the rest with zeros."""
         first = self.first_state(regions.mean(dim=1)).tanh().unflatten(1, (self.config.num_layers, -1))
         first = first.repeat_interleave(captions_per_photo, dim=0)  # (batch, layers, hidden)

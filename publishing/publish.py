@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from captioning.loading import SHIPPED, load_captioner
-from captioning.onnx_files import find_onnx
+from captioning.onnx.files import find_onnx
 from captioning.saving import save_captioner
 
 from . import hub

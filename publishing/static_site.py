@@ -27,10 +27,10 @@ from PIL import Image, ImageDraw, ImageOps
 from captioning.engine import download_export
 from captioning.errors import print_error
 from captioning.loading import SHIPPED, check_model
-from captioning.onnx_captioner import OnnxCaptioner
-from captioning.onnx_files import find_onnx
+from captioning.onnx.captioner import OnnxCaptioner
+from captioning.onnx.files import find_onnx
+from captioning.onnx.search import check_settings
 from captioning.opening import choose_opening
-from captioning.search import check_settings
 from modeling_captioner import open_photo
 
 from . import hub

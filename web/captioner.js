@@ -1,4 +1,5 @@
-// The captioner, from pixels to an explained caption: runs the ONNX files that publishing/export.py describes.
+// The captioner, from pixels to an explained caption: runs the ONNX files that publishing/onnx/export.py
+// describes.
 
 import { largest, logSoftmax, search } from "./search.js";
 import { resize } from "./resize.js";

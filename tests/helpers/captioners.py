@@ -1,7 +1,9 @@
-"""Tiny captioners: one with random weights, and one that knows the captions of the drawn photos by heart."""
+"""Tiny captioners: with random weights, of two languages, and one that knows the captions of the drawn photos."""
+
+import json
 
 import torch
-from transformers import ViTImageProcessorPil
+from transformers import GenerationConfig, PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
 from tests.helpers.drawn import all_drawn_photos
@@ -20,6 +22,37 @@ def build_tiny(**options):
     images = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
     model = CaptionerForConditionalGeneration(CaptionerConfig(**options)).eval()
     return model, CaptionerProcessor(images, tokenizer)
+
+
+def speak_both(model, processor):
+    """The tiny captioner with `<en>` in the place of `<start>` and `<vi>` as the last word."""
+    words = json.loads(processor.tokenizer.backend_tokenizer.to_str().replace("<start>", "<en>"))
+    vocabulary = words["model"]["vocab"]
+    vocabulary["<vi>"] = len(vocabulary)
+    words["added_tokens"].append(words["added_tokens"][0] | {"id": vocabulary["<vi>"], "content": "<vi>"})
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=type(processor.tokenizer.backend_tokenizer).from_str(json.dumps(words)),
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<en>",
+        eos_token="<end>",
+    )
+    options = model.config.to_dict() | {"languages": ["en", "vi"], "vocab_size": len(vocabulary)}
+    torch.manual_seed(3)
+    both = CaptionerForConditionalGeneration(CaptionerConfig.from_dict(options)).eval()
+    with torch.no_grad():
+        both.decoder.embedding.weight[[2, vocabulary["<vi>"]]] *= 30  # the start must change what is said
+        both.decoder.output_projection.weight *= 30
+    special = [0, 1, 2, vocabulary["<vi>"]]
+    both.generation_config = GenerationConfig(
+        **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "decoder_start_token_id": 2},
+        **{"max_new_tokens": 5, "min_new_tokens": 5, "suppress_tokens": special},
+        languages={
+            "en": {"decoder_start_token_id": 2},
+            "vi": {"decoder_start_token_id": vocabulary["<vi>"], "suppress_tokens": [*special, 4]},
+        },
+    )
+    return both, CaptionerProcessor(processor.image_processor, tokenizer, languages=["en", "vi"])
 
 
 def learn_by_heart(folder):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast, pipeline
+from transformers import GenerationConfig, pipeline
 
 from modeling_captioner import (
     CaptionerConfig,
@@ -16,39 +16,9 @@ from modeling_captioner import (
 from modeling_captioner.handler import EndpointHandler
 from modeling_captioner.languages import check_language
 from publishing.publish import write_repository
+from tests.helpers.captioners import speak_both
 
 UNKNOWN = "language='xx' is unknown; choose one of en, vi."
-
-
-def speak_both(model, processor):
-    """The tiny captioner with `<en>` in the place of `<start>` and `<vi>` as the last word."""
-    words = json.loads(processor.tokenizer.backend_tokenizer.to_str().replace("<start>", "<en>"))
-    vocabulary = words["model"]["vocab"]
-    vocabulary["<vi>"] = len(vocabulary)
-    words["added_tokens"].append(words["added_tokens"][0] | {"id": vocabulary["<vi>"], "content": "<vi>"})
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=type(processor.tokenizer.backend_tokenizer).from_str(json.dumps(words)),
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<en>",
-        eos_token="<end>",
-    )
-    options = model.config.to_dict() | {"languages": ["en", "vi"], "vocab_size": len(vocabulary)}
-    torch.manual_seed(3)
-    both = CaptionerForConditionalGeneration(CaptionerConfig.from_dict(options)).eval()
-    with torch.no_grad():
-        both.decoder.embedding.weight[[2, vocabulary["<vi>"]]] *= 30  # the start must change what is said
-        both.decoder.output_projection.weight *= 30
-    special = [0, 1, 2, vocabulary["<vi>"]]
-    both.generation_config = GenerationConfig(
-        **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "decoder_start_token_id": 2},
-        **{"max_new_tokens": 5, "min_new_tokens": 5, "suppress_tokens": special},
-        languages={
-            "en": {"decoder_start_token_id": 2},
-            "vi": {"decoder_start_token_id": vocabulary["<vi>"], "suppress_tokens": [*special, 4]},
-        },
-    )
-    return both, CaptionerProcessor(processor.image_processor, tokenizer, languages=["en", "vi"])
 
 
 @pytest.fixture(scope="session")

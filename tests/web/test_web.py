@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from captioning.onnx_captioner import OnnxCaptioner
+from captioning.onnx.captioner import OnnxCaptioner
 from modeling_captioner import open_photo
 from publishing.static_site import main, site_files
 from tests.helpers.page_fixtures import (

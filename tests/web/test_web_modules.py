@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioning.search import search
+from captioning.onnx.search import search
 from publishing.static_site import build_site
 from tests.helpers.page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, TIMEOUT, needs_browser, skip_unless_site_builds
 from tests.helpers.paths import ROOT

@@ -1,5 +1,7 @@
 """Beam search and greedy search in numpy: the captions that `generate` of transformers finds for the same logits."""
 
+from typing import Any
+
 import numpy as np
 
 # Settings in generation_config.json: those that `search` implements, and those that do not affect its result.
@@ -14,12 +16,14 @@ SUPPORTED = {
     "suppress_tokens",
     "eos_token_id",
 }
-NEUTRAL = {"bos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version", "use_cache"}
+NEUTRAL = {"bos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version", "use_cache", "languages"}
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p"}  # ignored unless do_sample is true
 
 
-def check_settings(settings):
+def check_settings(settings: dict[str, Any]) -> None:
     """Raises `ValueError` if `settings`, the contents of generation_config.json, require what `search` lacks."""
+    for of_language in settings.get("languages", {}).values():
+        check_settings(of_language)
     known = SUPPORTED | NEUTRAL | (set() if settings.get("do_sample") else SAMPLING)
     unknown = [
         name

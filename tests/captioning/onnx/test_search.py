@@ -1,4 +1,4 @@
-"""`captioning/search.py`: the captions and log-probabilities of `generate` for the same logits."""
+"""`captioning/onnx/search.py`: the captions and log-probabilities of `generate` for the same logits."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from captioning.loading import load_captioner
-from captioning.search import check_settings, search
+from captioning.onnx.search import check_settings, search
 from modeling_captioner import open_photo
 from modeling_captioner.modeling_captioner import CACHE_NAME, RnnCache
 from tests.helpers.paths import ROOT, SHIPPED
@@ -106,3 +106,5 @@ def test_unsupported_settings_are_named():
         check_settings({"num_beams": 3, "repetition_penalty": 1.5})
     with pytest.raises(ValueError, match="do_sample, top_k, which only"):
         check_settings({"do_sample": True, "top_k": 5})
+    with pytest.raises(ValueError, match="repetition_penalty, which only"):
+        check_settings({"languages": {"en": {"num_beams": 2}, "vi": {"repetition_penalty": 1.5}}})

@@ -1,18 +1,22 @@
 """Captioning with onnxruntime on the CPU, without PyTorch: `OnnxCaptioner`."""
 
+import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import tokenizers
+from PIL import Image
 
 from modeling_captioner.explanation import Explanation, Word, split_at
+from modeling_captioner.languages import check_language
 from modeling_captioner.photos import to_pixel_values
 
-from .cores import thread_count
-from .onnx_files import find_onnx
+from ..cores import thread_count
+from .files import find_onnx
 from .search import check_settings, largest, log_softmax, search
 
 MAX_BATCH_SIZE = 256  # photos; two batches of pixels are held in memory
@@ -23,12 +27,12 @@ class OnnxCaptioner:
 
     Args:
         folder: the captioner's folder, or a download of its JSON files and its subfolder `onnx`.
-        generation: settings that override those in generation_config.json; see `captioning.search.SUPPORTED`.
+        generation: settings that override those in generation_config.json; see `captioning.onnx.search.SUPPORTED`.
 
     Raises `ValueError` if there is no export of the captioner's weights, or if it does not load.
     """
 
-    def __init__(self, folder, **generation):
+    def __init__(self, folder: str | Path, **generation: Any) -> None:
         files = find_onnx(folder)
         if files is None:
             raise ValueError(
@@ -36,72 +40,108 @@ class OnnxCaptioner:
                 " --photos PHOTOS."
             )
         try:
-            self.settings = _read_json(folder, "generation_config.json") | generation
+            config = _read_json(folder, "config.json")
+            self.image_size, self.languages = config["image_size"], config.get("languages")
+            defaults = {name: config.get(name) for name in ("decoder_start_token_id", "eos_token_id")}
+            settings = defaults | _read_json(folder, "generation_config.json")
+            self.settings = _settings(settings, self.languages, generation)
             self.image_settings = _read_json(folder, "processor_config.json")["image_processor"]
-            self.image_size = _read_json(folder, "config.json")["image_size"]
             self.tokenizer = tokenizers.Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-            self.encoder, self.decoder = map(_load_session, files)
+            self.threads = thread_count()
+            self.encoder, self.decoder = _load_session(files[0], self.threads), _load_session(files[1], 1)
         except Exception as error:  # tokenizers and onnxruntime raise classes of their own
             raise ValueError(f"{folder} is damaged ({error}); export it again.") from error
-        check_settings(self.settings)
+        for settings in self.settings.values():
+            check_settings(settings)
         if not self.image_settings["image_processor_type"].startswith("ViTImageProcessor"):
             raise ValueError(f"{folder} has an image processor of another kind, which only --engine torch supports.")
-        self.ends = np.atleast_1d(self.settings["eos_token_id"]).tolist()
-        self.threads = thread_count()
         self.tokenizer.no_truncation()
         self.tokenizer.encode_special_tokens = True  # "<end>" in a text is a word like any other
         self.state_names = [given.name for given in self.decoder.get_inputs()[2:]]
         self.batch_size = min(16 * self.threads, MAX_BATCH_SIZE)
 
-    def preprocess(self, photo):
+    def preprocess(self, photo: Image.Image) -> np.ndarray:
         """The pixel values of an RGB `PIL.Image.Image`, (1, 3, size, size), float32."""
         return to_pixel_values(photo, **self.image_settings)[None]
 
-    def caption(self, photos):
-        """Caption photos, given as a list of pixel values. Returns pairs of caption and natural log-probability."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(self._caption_photo, photos))
+    def caption(self, photos: list[np.ndarray], *, language: str | None = None) -> list[tuple[str, float]]:
+        """Caption photos, given as a list of pixel values. Returns pairs of caption and natural log-probability.
 
-    def _caption_photo(self, pixel_values):
+        `language`: one of `languages`; by default the first. Raises `ValueError` for any other.
+        """
+        settings = self.settings[check_language(language, self.languages)]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(functools.partial(self._caption_photo, settings), photos))
+
+    def _caption_photo(self, settings, pixel_values):
         regions, states = self._encode(pixel_values)
-        (ids, log_probability), *_ = self._search(regions, states, self._prompt(""))
+        (ids, log_probability), *_ = self._search(regions, states, self._prompt("", settings), settings)
         return self._decode(ids), log_probability
 
-    def explain(self, photo, *, text="", alternatives=5):
+    def explain(
+        self,
+        photo: Image.Image,
+        *,
+        text: str = "",
+        language: str | None = None,
+        alternatives: int = 5,
+        **generation: Any,
+    ) -> Explanation:
         """Caption a photo and explain the caption.
 
         Args:
             photo: an RGB `PIL.Image.Image`.
             text: the words that the caption starts with, which stay as written.
+            language: one of `languages`; by default the first.
             alternatives: number of most likely words to return for each position.
+            generation: settings that override the captioner's.
 
-        Returns an [`Explanation`] with all beams.
+        Returns an [`Explanation`] with all beams. Raises `ValueError` for an unknown language, or for settings that
+        `search` lacks.
         """
+        language = check_language(language, self.languages)
+        settings = self.settings[language] | generation
+        check_settings(settings)
         regions, states = self._encode(self.preprocess(photo))
-        prompt = self._prompt(text)
-        found = self._search(regions, states, prompt)
+        prompt = self._prompt(text, settings)
+        found = self._search(regions, states, prompt, settings)
         scored = [self._score(regions, states, [*prompt, *ids]) for ids, _ in found]
         beams = [
             (f"{text.strip()} {self._decode(ids)}".strip(), _total(scores, [*prompt, *ids]))
             for (ids, _), (scores, _) in zip(found, scored, strict=True)
         ]
-        ids, (log_probabilities, maps) = [*prompt, *found[0][0]], scored[0]
+        words = self._words([*prompt, *found[0][0]], *scored[0], text, settings, alternatives)
+        return Explanation(*beams[0], words, beams, language)
+
+    def explain_caption(
+        self, photo: Image.Image, caption: str, *, language: str | None = None, alternatives: int = 5
+    ) -> Explanation:
+        """Explain a given caption as if the model had generated it; see `modeling_captioner.explain_caption`."""
+        language = check_language(language, self.languages)
+        settings = self.settings[language]
+        ids = [*self._prompt(caption, settings), *_ends(settings)[:1]]
+        log_probabilities, maps = self._score(*self._encode(self.preprocess(photo)), ids)
+        words = self._words(ids, log_probabilities, maps, caption, settings, alternatives)
+        return Explanation(" ".join(word.text for word in words), _total(log_probabilities, ids), words, [], language)
+
+    def _words(self, ids, log_probabilities, maps, text, settings, alternatives):
+        """The words of a caption that starts with `text`."""
         words = split_at(text, self.tokenizer.encode(text, add_special_tokens=False).offsets)
         words += [self._word(word) for word in ids[1 + len(words) :]]
-        explained = [
+        return [
             Word(words[place], float(np.exp(scores[word])), maps[place], self._most_likely(scores, alternatives))
             for place, (scores, word) in enumerate(zip(log_probabilities, ids[1:], strict=True))
-            if word not in self.ends
+            if word not in _ends(settings)
         ]
-        return Explanation(*beams[0], explained, beams)
 
     def _encode(self, pixel_values):
         """The regions (1, regions, hidden) and the initial states of the RNNs."""
         regions, *states = self.encoder.run(None, {"pixel_values": pixel_values})
         return regions, states
 
-    def _prompt(self, text):
-        return self.tokenizer.encode(text).ids  # with <start>
+    def _prompt(self, text, settings):
+        """The ids that a caption begins with: the first token, which says the language, and the words of `text`."""
+        return [settings["decoder_start_token_id"], *self.tokenizer.encode(text, add_special_tokens=False).ids]
 
     def _decode(self, ids):
         return self.tokenizer.decode(ids)
@@ -116,12 +156,12 @@ class OnnxCaptioner:
         logits, attention, *states = self.decoder.run(None, inputs | dict(zip(self.state_names, states, strict=True)))
         return logits, attention, states
 
-    def _search(self, regions, states, prompt):
+    def _search(self, regions, states, prompt, settings):
         def step(words, states):
             logits, _, states = self._step(regions, words, states)
             return logits[:, 0], states
 
-        return search(step, states, prompt, self.settings)
+        return search(step, states, prompt, settings)
 
     def _score(self, regions, states, ids):
         """The log-probabilities (words, vocabulary) and maps (words, rows, columns) of a caption with `<start>`."""
@@ -142,9 +182,19 @@ def _total(log_probabilities, ids):
     return float(log_probabilities[np.arange(len(ids) - 1), ids[1:]].sum())
 
 
-def _load_session(file):
+def _settings(settings, languages, generation):
+    """{language: settings}, with the key None for a captioner of one language."""
+    of_languages = settings.pop("languages", {})
+    return {language: settings | of_languages.get(language, {}) | generation for language in languages or [None]}
+
+
+def _ends(settings):
+    return np.atleast_1d(settings["eos_token_id"]).tolist()
+
+
+def _load_session(file, threads):
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # photos side by side take half of the time of each photo on all cores
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
