@@ -5,62 +5,96 @@ and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
 in float32.
 """
 
-import contextlib
-import io
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, quant_pre_process
+from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.registry import QDQRegistry
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
-ROUNDING_PHOTOS = 32  # for the rounding of the kernels
+SCALE_PHOTOS = 32  # for the rounding of the kernels and the scales of the activations
 PATCHES = 128  # of each of these photos and each convolution
 DAMPING = 0.01  # of the mean input's energy, as in the paper
-SCALE_PHOTOS = 64  # for the scales of the activations; onnxruntime keeps all activations in memory
+CLIPPED = 1e-5  # of the values of an activation, at either end
 RIDGE = 1  # of the mean eigenvalue; a smaller one overfits, even to 256 photos
 LOWEST, HIGHEST = -127, 127
 LARGE = 2**14  # values of a matrix that is stored in int8
 BLOCK = 64  # values of a row that share a scale, at most
+OPERATORS = QDQRegistry.keys() - {"AveragePool"}  # which onnxruntime rounds twice
 
 
 def quantize_convolutions(file, quantized, photos):
     """Quantize the graph in `file` up to its last convolution to int8 and write it to `quantized`.
 
-    `photos`: calibration inputs, float32 arrays (1, 3, size, size). The first convolution, whose input has 8 bits
-    already, but not the zero point of a quantized one, stays in float32, and so do average pools. Activations are
-    clipped at their 99.999th percentile: at the 99.99th, the error of the regions is a third larger, and with minimum
-    and maximum, a tenth.
+    `photos`: calibration inputs, float32 arrays (1, 3, size, size). The first convolution stays in float32: its input
+    has 8 bits, but not those of a quantized one. Activations are clipped at their 99.999th percentile: at the 99.99th,
+    the error of the regions is a third larger, and with minimum and maximum, a tenth.
     """
     quant_pre_process(file, quantized, skip_symbolic_shape=True)
     model = onnx.load(quantized)
     convolutions = [place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"]
-    unquantized = convolutions[:1] + list(range(convolutions[-1] + 1, len(model.graph.node)))
-    scales = round_kernels(model, spread(photos, ROUNDING_PHOTOS))
-    onnx.save(model, quantized)
-    with contextlib.redirect_stdout(io.StringIO()):  # prints its progress
-        quantize_static(
-            quantized,
-            quantized,
-            Photos(spread(photos, SCALE_PHOTOS)),
-            op_types_to_quantize=QDQRegistry.keys() - {"AveragePool"},
-            per_channel=True,
-            activation_type=QuantType.QUInt8,  # on x86 a third faster than int8
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=[model.graph.node[place].name for place in unquantized],
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": 99.999, "TensorQuantOverrides": scales},
-        )
-    model = onnx.load(quantized)
-    share_scales(model.graph)
-    onnx.save(model, quantized)
+    if len(convolutions) < 2:  # such as the patches of a transformer
+        return
+    nodes = [
+        node
+        for place, node in enumerate(model.graph.node[: convolutions[-1] + 1])
+        if place != convolutions[0] and node.op_type in OPERATORS
+    ]
+    photos = photos[:: max(1, len(photos) // SCALE_PHOTOS)]
+    ranges = activation_ranges(model, nodes, photos)
+    scales = round_kernels(model, photos)
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,  # on x86 a third faster than int8
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=[node.name for node in nodes],
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(OPERATORS),
+        extra_options={"TensorQuantOverrides": scales},
+    )
+    quantizer.quantize_model()
+    share_scales(quantizer.model.model.graph)
+    onnx.save(quantizer.model.model, quantized)
 
 
-def spread(photos, count):
-    """About `count` of the photos, spread evenly."""
-    return photos[:: max(1, len(photos) // count)]
+def activation_ranges(model, nodes, photos):
+    """{name: (lowest, highest)} of the inputs and outputs of the nodes, without the `CLIPPED` most extreme values.
+
+    One photo at a time, because the activations of 64 take 8 GB, which onnxruntime's own calibration holds at once.
+    """
+    floats = {value.name for value in model.graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    floats -= {tensor.name for tensor in model.graph.initializer}
+    names = sorted({name for node in nodes for name in (*node.input, *node.output)} & floats)
+    lowest, highest = ({name: [] for name in names} for _ in range(2))
+    for maps in activations(model, names, photos):
+        for name, values in maps.items():
+            count = max(1, round(CLIPPED * values.size * len(photos)))
+            values = np.partition(values.ravel(), (count - 1, -count))
+            lowest[name].append(values[:count])
+            highest[name].append(values[-count:])
+    ranges = {}
+    for name in names:
+        count = len(lowest[name][0])
+        low, high = np.sort(np.concatenate(lowest[name])), np.sort(np.concatenate(highest[name]))
+        ranges[name] = low[count - 1], high[-count]
+    return ranges
+
+
+def activations(model, names, photos):
+    """Yields {name: array} of these results, which may be intermediate ones, for each photo."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    copy.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in known
+    )
+    session = InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    for photo in photos:
+        yield dict(zip(names, session.run(names, {"pixel_values": photo}), strict=True))
 
 
 def round_kernels(model, photos):
@@ -87,10 +121,9 @@ def input_products(model, photos):
     convolutions = [node for node in model.graph.node if node.op_type == "Conv" and attribute(node, "group", 1) == 1]
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     outputs = sorted({node.input[0] for node in convolutions} - {"pixel_values"})
-    session = load(with_outputs(model, outputs))
     random, products = np.random.default_rng(0), {}
-    for photo in photos:
-        maps = dict(zip(outputs, session.run(outputs, {"pixel_values": photo}), strict=True)) | {"pixel_values": photo}
+    for photo, maps in zip(photos, activations(model, outputs, photos), strict=True):
+        maps["pixel_values"] = photo
         for node in convolutions:
             values = random_patches(node, maps[node.input[0]][0], shapes[node.input[1]], random)
             products[node.name] = products.get(node.name, 0) + values.T @ values
@@ -164,7 +197,7 @@ def refit_projection(quantized, whole, photos):
     product = next(makers[name] for name in addition.input if name in makers)
     bias = next(tensors[name] for name in addition.input if name in tensors)
     weight = tensors[product.input[1]]
-    features = run(with_outputs(model, product.input[:1]), product.input[0], photos)
+    features = run(model, product.input[0], photos)
     regions = run(onnx.load(whole), "last_hidden_state", photos)
     before = numpy_helper.to_array(weight)  # (channels, hidden)
     centered = features - features.mean(axis=0)
@@ -203,32 +236,10 @@ def compress_matrices(model):
     graph.node.extend(nodes)
 
 
-class Photos(CalibrationDataReader):
-    def __init__(self, photos):
-        self.photos = iter(photos)
-
-    def get_next(self):
-        pixel_values = next(self.photos, None)
-        return None if pixel_values is None else {"pixel_values": pixel_values}
-
-
 def attribute(node, name, default):
     return next((helper.get_attribute_value(given) for given in node.attribute if given.name == name), default)
 
 
-def with_outputs(model, names):
-    """A copy of the graph with these intermediate results as further outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    return copy
-
-
-def load(model):
-    return InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
 def run(model, output, photos):
     """An output (batch, regions, channels) for all photos, as (photos x regions, channels)."""
-    session = load(model)
-    return np.concatenate([session.run([output], {"pixel_values": photo})[0][0] for photo in photos])
+    return np.concatenate([maps[output][0] for maps in activations(model, [output], photos)])
