@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from captioning.errors import print_error
-from captioning.loading import SHIPPED, load_captioner
+from captioning.loading import SHIPPED
 
 TRAINER = SHIPPED.parent / "train"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -68,7 +68,7 @@ def serve(options):
     """Serve the page until the process is stopped."""
     if options.corrections:
         os.makedirs(options.corrections, exist_ok=True)
-    captioners = {name: load_captioner(model, None, "float32") for name, model in display_names(options.model).items()}
+    captioners = {name: (load(model, options.engine), model) for name, model in display_names(options.model).items()}
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
     with tempfile.TemporaryDirectory(prefix="captioner-") as folder:
         # A temporary folder for uploaded files, deleted when the server stops.
@@ -78,6 +78,12 @@ def serve(options):
             import gradio  # noqa: F401 - already then, it prepares a client for the proxies
         with make_teacher(options) as teacher:
             launch(captioners, options, teacher)
+
+
+def load(model, engine):
+    from captioning.engine import load_engine
+
+    return load_engine(argparse.Namespace(model=model, engine=engine, device=None, dtype=None), {})
 
 
 def exit_on_signals():
@@ -189,6 +195,12 @@ def parse_options():
         action="append",
         help="a local folder, or a name on the Hub; give it several times to compare captioners side by side "
         f"(default: {SHIPPED})",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=["onnx", "torch"],
+        help="torch: PyTorch; onnx: onnxruntime in int8, which starts faster and needs less memory (default: onnx if "
+        "the captioner has an ONNX export and there is no accelerator)",
     )
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all networks (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free port from 7860)")

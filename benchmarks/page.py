@@ -83,7 +83,8 @@ def measure_gradio(repeats):
         ]  # alternating, because dropping the same photo again has no effect
         print(f"photos of {LARGE[0]} x {LARGE[1]} pixels, {large[0].stat().st_size / 1e6:.1f} MB; medians of {repeats}")
         started = time.perf_counter()
-        with running_app(SimpleNamespace(folder=SHIPPED), Path(folder)) as address, sync_playwright() as driver:
+        app = running_app(SimpleNamespace(folder=SHIPPED), Path(folder), engine=None)
+        with app as address, sync_playwright() as driver:
             print(f"{'app.py, from start to first response':<60} {time.perf_counter() - started:8.2f} s")
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
             maps, captions = zip(*(time_opening(browser, address) for _ in range(repeats)), strict=True)

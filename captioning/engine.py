@@ -1,7 +1,8 @@
 """Choosing what runs a captioner: onnxruntime, which starts in a second, or PyTorch, which does everything.
 
-Both engines have the same attributes and methods: `image_size`; `batch_size`, the number of photos per batch; and
-`preprocess`, `caption` and `explain`, described in `OnnxCaptioner`.
+Both engines have the same attributes and methods: `image_size`; `languages`; `defaults`, the generation settings;
+`batch_size`, the number of photos per batch; and `preprocess`, `caption`, `explain`, `explain_photos` and
+`explain_caption`, described in `OnnxCaptioner`.
 """
 
 import ctypes.util
@@ -18,7 +19,7 @@ ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA in WSL, 
 
 
 def load_engine(options, generation, verbose=True):
-    """Load the captioner that the options of `caption.py` name.
+    """Load the captioner that the options of `caption.py` or `app.py` name.
 
     Args:
         options: `model`, a folder or a name on the Hub; `engine`, "onnx", "torch" or None; `device` and `dtype`, which

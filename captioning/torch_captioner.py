@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from modeling_captioner import explain
+from modeling_captioner import explain, explain_caption, explain_photos
+from modeling_captioner.languages import check_language
 
 from .loading import load_captioner
 
@@ -27,20 +28,29 @@ class TorchCaptioner:
     def __init__(self, name, device=None, dtype="float32", **generation):
         self.model, self.processor = load_captioner(name, device, dtype)
         self.generation = generation
-        self.image_size = self.model.config.image_size
+        self.image_size, self.languages = self.model.config.image_size, self.model.config.languages
         on_cpu = self.model.device.type == "cpu"
         self.batch_size = min(16 * torch.get_num_threads(), MAX_BATCH_SIZE) if on_cpu else MAX_BATCH_SIZE
 
     def preprocess(self, photo):
         return self.processor(images=photo, return_tensors="pt").pixel_values
 
-    def caption(self, photos):
-        return list(
-            zip(*generate_per_core(self.model, self.processor, torch.cat(photos), self.generation), strict=True)
-        )
+    @property
+    def defaults(self):
+        return self.model.generation_config.to_dict() | self.generation
 
-    def explain(self, photo):
-        return explain(self.model, self.processor, photo, num_return_sequences=1, **self.generation)
+    def caption(self, photos, *, language=None):
+        generation = self.generation | {"language": check_language(language, self.languages)}
+        return list(zip(*generate_per_core(self.model, self.processor, torch.cat(photos), generation), strict=True))
+
+    def explain(self, photo, **settings):
+        return explain(self.model, self.processor, photo, **{"num_return_sequences": 1} | self.generation | settings)
+
+    def explain_photos(self, photos, **settings):
+        return explain_photos(self.model, self.processor, photos, **self.generation | settings)
+
+    def explain_caption(self, photo, caption, **settings):
+        return explain_caption(self.model, self.processor, photo, caption, **settings)
 
 
 def generate_per_core(model, processor, pixel_values, generation):

@@ -52,7 +52,7 @@ def add_side(side, captioners, name, num_beams, language, translate):
         with gr.Row():
             choice = gr.Radio(list(captioners), value=name, visible=len(captioners) > 1, elem_id=f"captioner_{side}")
             translate(choice, label="compare_captioner")
-            num_beams = num_beams or captioners[name].model.generation_config.num_beams or 1
+            num_beams = num_beams or captioners[name].engine.defaults.get("num_beams") or 1
             beams = gr.Slider(1, 8, num_beams, step=1, elem_id=f"beams_{side}")
             translate(beams, label="num_beams")
             languages = [add_language_choice(captioners[name], each, f"language_{side}") for each in language]

@@ -5,7 +5,6 @@ import gradio as gr
 from demo.i18n import get_language
 from demo.predict import MAX_DISPLAY_SIDE, check_text
 from demo.scripts import mount
-from demo.trace import trace
 from demo.uploads import open_upload
 from demo.viewer import MODEL_EVENT, read
 
@@ -33,6 +32,8 @@ def add_how_it_works(captioner, photo, viewer, settings, get_captioner, tab, ope
     )
 
     def run(request: gr.Request, path, caption, *values):
+        from demo.trace import trace  # imports PyTorch
+
         path, page_language = path or opening, get_language(request)
         original_size = open_upload(path, page_language).size
         opened = open_upload(path, page_language, side=MAX_DISPLAY_SIDE)

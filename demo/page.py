@@ -53,7 +53,8 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
     """Build the page. Returns it (`gr.Blocks`) and the options of `launch` that set its appearance.
 
     Args:
-        captioners: a dictionary from names to (model, processor). All tabs use the first; "Side by side" offers all.
+        captioners: a dictionary from names to an engine (see `captioning.engine`) and the captioner's folder or name on
+            the Hub. All tabs use the first; "Side by side" offers all.
         corrections: the folder in which visitors' corrections are saved; None hides the panel for corrections.
         delete_cache: seconds until visitors' files are deleted; at most twice as long.
         teacher: a [`demo.teaching.Teacher`], with which visitors teach a copy; None hides its panel.
@@ -61,7 +62,7 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
     translate = Translator()
     batchers = {name: Batcher(*captioner) for name, captioner in captioners.items()}
     captioner = next(iter(batchers.values()))
-    opening, answer, wrong = caption_examples(captioner.model, captioner.processor)
+    opening, answer, wrong = caption_examples(captioner.engine)
 
     def get_captioner(*values):
         return captioner, generation_kwargs(*values)
@@ -117,7 +118,7 @@ def add_inputs(captioner, answer, corrections, page, translate):
     viewer = add_viewer(answer=answer, corrections=corrections, remembered=True)
     remember_photo(photo)
     add_examples(photo, translate)
-    settings = add_settings(captioner.model.generation_config, page, translate)
+    settings = add_settings(captioner.engine.defaults, page, translate)
     return photo, viewer, settings + ([language] if language else []), language
 
 
@@ -125,8 +126,8 @@ def add_settings(defaults, page, translate):
     """Add the generation settings, collapsed. `generation_kwargs` converts their values."""
     with translate(gr.Accordion(open=False), label="settings"):
         with gr.Row():
-            num_beams = gr.Slider(1, 8, defaults.num_beams or 1, step=1)
-            max_new_tokens = gr.Slider(1, 40, defaults.max_new_tokens or 20, step=1)
+            num_beams = gr.Slider(1, 8, defaults.get("num_beams") or 1, step=1)
+            max_new_tokens = gr.Slider(1, 40, defaults.get("max_new_tokens") or 20, step=1)
         with gr.Row():
             temperature = gr.Slider(0, 2, 0, step=0.1)
             top_p = gr.Slider(0.05, 1, 1, step=0.05)

@@ -8,7 +8,7 @@ from demo.i18n import TEXTS, get_language
 from demo.predict import MAX_DISPLAY_SIDE
 from demo.teaching import STEPS, TeachingError, unknown_words
 from demo.uploads import open_upload
-from modeling_captioner import PhotoError, explain, open_photo
+from modeling_captioner import PhotoError, open_photo
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # headers that a proxy adds
@@ -19,7 +19,6 @@ def add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page,
 
     Returns the events after which another model answers.
     """
-    first_model = captioner.model
     with gr.Column(elem_id="teaching"):
         translate(gr.Markdown(), value="teaching")
         translate(gr.Markdown(), value="teach_intro")
@@ -35,6 +34,8 @@ def add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page,
         answer = gr.Markdown(elem_id="teach_answer")
 
     def learn(request: gr.Request, path, *values):
+        from modeling_captioner import explain  # imports PyTorch
+
         check_request(teacher, request)
         texts, kwargs = TEXTS[get_language(request)], get_captioner(*values)[1]
 
@@ -78,12 +79,12 @@ def add_teaching_panel(teacher, captioner, photo, settings, get_captioner, page,
             return texts["teach_not_kept"].format(reason=error.strerror or error)
 
     def serve(request: gr.Request):
-        captioner.model = teacher.serve(find_copy(teacher, request))
+        captioner.taught = teacher.serve(find_copy(teacher, request))
         return TEXTS[get_language(request)]["teach_served"]
 
     def discard(request: gr.Request):
         if teacher.discard(find_copy(teacher, request)):
-            captioner.model = first_model
+            captioner.taught = None
         left = teacher.training(request.session_hash)
         return TEXTS[get_language(request)]["teach_discarded"], "", "", gr.Row(visible=bool(left and left.model))
 

@@ -13,7 +13,6 @@ from demo.i18n import get_language
 from demo.predict import MASK_SIDE, MAX_DISPLAY_SIDE, apply_mask, caption_upload, check_text
 from demo.scripts import mount
 from demo.uploads import check_upload, open_upload
-from modeling_captioner import explain_caption
 
 FOLDER = Path(__file__).parent
 EXAMPLES = [str(path) for path in sorted(FOLDER.glob("examples/*.jpg"))]
@@ -127,7 +126,7 @@ def add_viewer_events(get_captioner, panel, photo, viewer, settings, opening=Non
 def explain_given(captioner, photo, caption, settings):
     """Explain a given caption in the language of the settings."""
     language = {"language": settings["language"]} if "language" in settings else {}
-    return explain_caption(captioner.model, captioner.processor, photo, caption, **language)
+    return captioner.explain_caption(photo, caption, **language)
 
 
 def read(name):

@@ -113,6 +113,16 @@ class OnnxCaptioner:
         words = self._words([*prompt, *found[0][0]], *scored[0], text, settings, alternatives)
         return Explanation(*beams[0], words, beams, language)
 
+    def explain_photos(self, photos: list[Image.Image], **settings: Any) -> list[Explanation]:
+        """Caption and explain photos side by side; see `explain`."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(functools.partial(self.explain, **settings), photos))
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The generation settings of the default language."""
+        return next(iter(self.settings.values()))
+
     def explain_caption(
         self, photo: Image.Image, caption: str, *, language: str | None = None, alternatives: int = 5
     ) -> Explanation:

@@ -29,6 +29,7 @@ from tests.helpers.page_fixtures import (
     SIDE,
     TIMEOUT,
     caption_words,
+    engine_of,
     needs_browser,
     upload_photo,
 )
@@ -139,9 +140,10 @@ def test_waiting_requests_are_batched_and_fail_alone(captioner, captions):
         started.set()
         proceed.wait()
 
-    hook = captioner.model.encoder.register_forward_pre_hook(block)
+    engine = engine_of(captioner)
+    hook = engine.model.encoder.register_forward_pre_hook(block)
     photos = {name: open_photo(EXAMPLES / f"{name}.jpg") for name in NAMES}
-    batcher = Batcher(captioner.model, captioner.processor)
+    batcher = Batcher(engine, captioner.folder)
     with ThreadPoolExecutor(20) as pool:
         first = pool.submit(batcher.explain, photos["coffee"])
         started.wait()  # while the model is busy, the other requests queue up

@@ -12,6 +12,7 @@ from tests.helpers.page_fixtures import (
     EXAMPLES,
     PHONE_AND_DESKTOP,
     caption_words,
+    engine_of,
     map_pixels,
     needs_browser,
     running_app,
@@ -41,7 +42,7 @@ def test_captions_are_right_if_they_name_what_is_shown():
 
 
 def test_page_opens_with_the_first_right_example(captioner, captions):
-    path, answer, wrong = caption_examples(captioner.model, captioner.processor)
+    path, answer, wrong = caption_examples(engine_of(captioner))
     assert wrong == [name for name, nouns in SHOWS.items() if find_noun(captions[name], nouns) is None]
     name = next((name for name in SHOWS if name not in wrong), next(iter(SHOWS)))
     assert path == str(EXAMPLES / f"{name}.jpg")
@@ -60,7 +61,7 @@ def test_photo_caption_and_map_are_seen_without_scrolling_or_requests(open_page,
     page.reload()
     page.locator(".word").first.wait_for()
     page.wait_for_load_state("networkidle")
-    _, answer, _ = caption_examples(captioner.model, captioner.processor)
+    _, answer, _ = caption_examples(engine_of(captioner))
     assert page.locator(".sentence").inner_text() == " ".join(caption_words(page)) == answer["caption"]
     for element in ("img.photo", ".sentence", "#photo", ".word >> nth=0"):
         box = page.locator(element).bounding_box()
@@ -88,7 +89,7 @@ def test_words_are_played_once(open_page, captioner):
         }).observe(document, { subtree: true, childList: true, attributeFilter: ["class"] });
     """)
     page.reload()
-    _, answer, _ = caption_examples(captioner.model, captioner.processor)
+    _, answer, _ = caption_examples(engine_of(captioner))
     resting = None if answer["resting"] is None else str(answer["resting"])
     count = len(answer["words"])
     page.wait_for_function("count => window.seen.length > count", arg=count)
@@ -141,7 +142,7 @@ def test_example_can_be_explored_until_there_is_an_own_photo(open_page, captione
     length = page.get_by_label("number input for Maximum length")
     length.fill("3")
     length.press("Enter")
-    path, _, _ = caption_examples(captioner.model, captioner.processor)
+    path, _, _ = caption_examples(engine_of(captioner))
     shorter = explain(captioner.model, captioner.processor, open_photo(path), max_new_tokens=3)
     words = "[...document.querySelectorAll('.word > span')].map((word) => word.textContent).join(' ')"
     page.wait_for_function(f"caption => {words} === caption", arg=shorter.caption)

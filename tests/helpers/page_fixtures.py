@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
+from captioning.torch_captioner import TorchCaptioner
 from modeling_captioner import (
     CaptionerConfig,
     CaptionerForConditionalGeneration,
@@ -104,6 +105,11 @@ def captioner(tmp_path_factory):
     return SimpleNamespace(folder=folder, model=model, processor=CaptionerProcessor.from_pretrained(folder))
 
 
+def engine_of(captioner):
+    """The fixture `captioner` as an engine in PyTorch."""
+    return TorchCaptioner(str(captioner.folder), "cpu")
+
+
 @pytest.fixture(scope="session")
 def address(captioner, tmp_path_factory):
     """URL of a page that runs with default options."""
@@ -121,8 +127,12 @@ def corrections_app(captioner, tmp_path_factory):
 
 
 @contextmanager
-def running_app(captioner, folder, *options):
-    """Run `app.py` on a free port and yield its URL. Its output goes to `app.log` in `folder`."""
+def running_app(captioner, folder, *options, engine="torch"):
+    """Run `app.py` on a free port and yield its URL. Its output goes to `app.log` in `folder`.
+
+    By default with PyTorch, because the tests compare what it shows with the model's own results.
+    """
+    options = [*options, *(["--engine", engine] if engine else [])]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
