@@ -20,6 +20,7 @@ from other_captioners import OTHERS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from captioning.onnx.captioner import OnnxCaptioner
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
 
 ROOT = Path(__file__).parents[1]
@@ -78,13 +79,27 @@ def latency(model, processor, photo, options):
         "captioner, 1 beam": lambda: model.generate(pixel_values, num_beams=1, **fixed_length()),
         "captioner, 3 beams": lambda: model.generate(pixel_values, num_beams=3, **fixed_length()),
         "captioner, 3 beams, with pre- and postprocessing": from_photo,
-    }
+    } | onnx_tasks(photo, options)
     tasks |= other_tasks(photo, options)
     times = medians(tasks, options.runs, options.device)
     plain, ours = times["encoder, unmodified timm"], times["captioner, 3 beams"]
     print(f"\n{WORDS} words, one photo, medians of {options.runs} interleaved runs")
     for name, seconds in times.items():
         print(f"{seconds:8.3f} s  {seconds / plain:6.2f} x the encoder  {seconds / ours:6.1f} x the captioner  {name}")
+
+
+def onnx_tasks(photo, options):
+    """{name: function} that caption the photo with the shipped ONNX export, if it is there."""
+    if options.device != "cpu" or not (ROOT / "modeling_captioner" / "onnx").exists():
+        return {}
+    engine = OnnxCaptioner(ROOT / "modeling_captioner", num_beams=3, **fixed_length())
+    pixel_values = engine.preprocess(photo)
+    return {
+        "captioner, 3 beams, onnxruntime in int8": lambda: engine.caption([pixel_values]),
+        "captioner, 3 beams, onnxruntime, with pre- and postprocessing": lambda: engine.caption(
+            [engine.preprocess(photo)]
+        ),
+    }
 
 
 def scaling(options, photos):

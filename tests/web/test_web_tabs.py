@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from captioning.onnx_captioner import OnnxCaptioner
+from captioning.onnx.captioner import OnnxCaptioner
 from modeling_captioner import open_photo
 from publishing.static_site import site_files
 from tests.helpers.page_fixtures import (
