@@ -182,6 +182,9 @@ def share_scales(graph):
             if name in makers and makers[name].op_type == "DequantizeLinear":
                 for node in (makers[name], makers[makers[name].input[0]]):
                     node.input[1:] = readers[0].input[1:]
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)  # otherwise onnxruntime warns about it
 
 
 def refit_projection(quantized, whole, photos):

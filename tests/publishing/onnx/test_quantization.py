@@ -121,5 +121,6 @@ def test_what_is_concatenated_has_the_scale_of_the_result():
     assert {node.input[1] for node in model.graph.node if len(node.input) == 3 and node.op_type != "Concat"} == {
         "scale4"
     }
+    assert {tensor.name for tensor in model.graph.initializer} == {"scale4", "zero"}
     values = {name: np.full((1, 1), 13.4, np.float32) for name in inputs}
     np.testing.assert_allclose(run(model, values)[0], [[13.5] * 4])
