@@ -17,7 +17,7 @@ MASK_SIDE = 48  # cells per side of the grid in which a visitor covers parts of 
 MASK_COLOUR = (128, 128, 128)  # close to zero after normalization
 
 
-def caption_upload(explain, path, language, **generation_kwargs):
+def caption_upload(explain, path, page_language, **generation_kwargs):
     """Caption the uploaded photo at `path` with `explain(photo, **generation_kwargs)`.
 
     Returns `{}` if `path` is None, `{"message": ...}` in the visitor's language if the photo cannot be opened, and
@@ -28,7 +28,7 @@ def caption_upload(explain, path, language, **generation_kwargs):
     try:
         photo = open_photo(path, side=MAX_DISPLAY_SIDE)
     except PhotoError as error:
-        return {"message": error_message(error, path, language)}
+        return {"message": error_message(error, path, page_language)}
     return explain(photo, **generation_kwargs).to_dict() | {"photo": photo_to_data_url(photo)}
 
 

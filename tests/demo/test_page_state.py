@@ -167,3 +167,4 @@ def test_the_language_of_the_page_can_be_switched(open_page):
     assert_no_serious_violations(axe, page)
     page.locator(".language-switch button[lang=en]").click()
     page.get_by_role("heading", name="See what the model sees").wait_for()
+    page.locator("#caption_tab .word").first.wait_for()
