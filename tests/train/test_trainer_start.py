@@ -69,7 +69,7 @@ def test_a_wrong_command_line_names_the_nearest(capsys, options, named):
 def test_alone_it_says_how_to_begin(tmp_path):
     """The command lines that it prints are right."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "train")]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=900)
     lines = process.stdout.splitlines()
     assert len(lines) == 3
     coco, own, _ = (line.partition("accelerate launch train/ ")[2].split() for line in lines)
@@ -99,11 +99,11 @@ def test_timm_weights_that_cannot_be_had_are_told_before_the_data_are_looked_at(
         hub.repository(name).add(tmp_path / "weights")
         download = f"from huggingface_hub import hf_hub_download; hf_hub_download({name!r}, 'model.safetensors')"
         environment = hub.environment(tmp_path / "home")
-        subprocess.run([sys.executable, "-c", download], env=environment, check=True, timeout=300)
+        subprocess.run([sys.executable, "-c", download], env=environment, check=True, timeout=900)
     options = arguments(recipe=recipe, data_dir=drawn_set, output_dir=tmp_path / "run")
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "train", *options]
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert process.returncode == 0, process.stderr
     trained = load_file(tmp_path / "run" / "model.safetensors")
     assert (trained["encoder.backbone.conv1.0.weight"] == weights["conv1.0.weight"]).all()
