@@ -1,6 +1,7 @@
 """Caption photos on the command line: `python caption.py PHOTO ...` prints the path and caption of each photo."""
 
 import argparse
+import re
 import signal
 import sys
 import warnings
@@ -80,6 +81,16 @@ def parse_options(arguments=None):
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model", default=str(SHIPPED), help="A folder, or a name on the Hub. Default: %(default)s.")
+    model.add_argument(
+        "--language",
+        nargs="+",
+        action="extend",
+        type=language_name,
+        default=[],
+        metavar="NAME",
+        help="The language of the captions, of a captioner that has several, such as vi. Of several languages, such as "
+        "--language en vi, each has its own column or field, and its own files with --txt. Default: the model's first.",
+    )
     model.add_argument("--num_beams", type=positive_int, metavar="N", help="Number of beams. Default: the model's.")
     model.add_argument(
         "--max_new_tokens", type=positive_int, metavar="N", help="Maximum number of words. Default: the model's."
@@ -104,6 +115,7 @@ def parse_options(arguments=None):
         help="Photos per batch. Default: 16 per CPU core, at most 256; 256 on a GPU; reduced if memory runs out.",
     )
     options = parser.parse_args(arguments)
+    options.language = list(dict.fromkeys(options.language))
     if bool(options.photos or options.list) == bool(options.dataset_name):
         parser.error("pass either PHOTO ... and --list, or --dataset_name")
     if options.output and options.txt:
@@ -115,6 +127,12 @@ def parse_options(arguments=None):
     if options.resume and not (options.output or options.txt):
         parser.error("--resume needs --output or --txt")
     return options
+
+
+def language_name(text):
+    if not re.fullmatch(r"[\w-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a language, such as en")
+    return text
 
 
 def positive_int(text):

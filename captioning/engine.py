@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from .errors import print_warning
+from .generation import check_generation
 from .loading import check_model
 
 # PyTorch, transformers and onnxruntime are imported inside the functions: each takes up to seconds.
@@ -57,7 +58,9 @@ def _load_onnx(name, generation):
         raise ValueError("--engine onnx needs the package onnxruntime; install it with pip install onnxruntime.")
     from .onnx.captioner import OnnxCaptioner
 
-    return OnnxCaptioner(name if Path(name).is_dir() else download_export(name), **generation)
+    folder = name if Path(name).is_dir() else download_export(name)
+    check_generation(folder)
+    return OnnxCaptioner(folder, **generation)
 
 
 def download_export(name):

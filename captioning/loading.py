@@ -3,15 +3,19 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+from modeling_captioner.photos import LFS_POINTER
 
 from .cores import usable_cores
+from .generation import check_generation
 
 # PyTorch and transformers are imported inside the functions, so that --help and usage errors respond immediately.
 
 SHIPPED = Path(__file__).resolve().parents[1] / "modeling_captioner"
 
 
-def load_captioner(name, device, dtype, **options):
+def load_captioner(name: str, device: str | None, dtype: str, **options: Any) -> tuple[Any, Any]:
     """Load a captioner and its processor from a folder or the Hub, without running its code or reading pickles.
 
     Args:
@@ -73,18 +77,28 @@ def load_captioner(name, device, dtype, **options):
     return model.to(device), processor
 
 
-def check_model(name):
-    """Raise `ValueError` for an incomplete or mistyped folder, in one sentence and without asking the Hub."""
+def check_model(name: str) -> None:
+    """Raise `ValueError` for an incomplete, mistyped or unusable folder, in one sentence and without asking the Hub."""
     folder = Path(name)
     if folder.is_dir():
         for file in ("config.json", "model*.safetensors", "processor_config.json", "tokenizer.json"):
             if not any(folder.glob(file)):
                 raise ValueError(f"{name} contains no captioner: {file} is missing; give a folder written by train/.")
+        for file in (*folder.glob("*.json"), *folder.glob("model*.safetensors"), *folder.glob("onnx/*.onnx")):
+            if is_lfs_pointer(file):
+                raise ValueError(f"{file} is a pointer of Git LFS, not the file itself; run git lfs pull.")
+        check_generation(folder)
     elif folder.exists() or folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is not a folder; give a folder written by train/ or a name on the Hub.")
 
 
-def weights_variant(name):
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what a clone without git-lfs has in its place."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def weights_variant(name: str) -> str | None:
     """The variant of a folder's weights, such as "fp16" for model.fp16.safetensors; None if there are others."""
     names = sorted(file.name for file in Path(name).glob("model*.safetensors"))
     variants = [re.fullmatch(r"model\.([^.]+?)(-\d+-of-\d+)?\.safetensors", name) for name in names]

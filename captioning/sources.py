@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from modeling_captioner import PhotoError, open_photo
+from modeling_captioner.photos import URLS, download_photo, read_download
 
 from .errors import print_warning
 from .folders import describe, list_photos
@@ -92,13 +93,17 @@ def read_row(image, side=None):
         raise PhotoError("The row contains no image.")
     if image["bytes"] is not None:
         return open_photo(io.BytesIO(image["bytes"]), side=side)
+    if image["path"].startswith(URLS):
+        return open_photo(download_photo(image["path"]), side=side)
     if "://" not in image["path"]:
         return open_photo(image["path"], side=side)
     import fsspec
 
     try:
         with fsspec.open(image["path"]) as file:
-            data = file.read()
-    except OSError as error:
+            data = read_download(file, image["path"])
+    except PhotoError:
+        raise
+    except (OSError, ValueError, ImportError) as error:  # also if the protocol is unknown, or lacks its package
         raise PhotoError(f"{image['path']} could not be downloaded ({error}).") from error
     return open_photo(data, side=side)

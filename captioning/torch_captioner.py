@@ -40,7 +40,8 @@ class TorchCaptioner:
         return self.model.generation_config.to_dict() | self.generation
 
     def caption(self, photos, *, language=None):
-        generation = self.generation | {"language": check_language(language, self.languages)}
+        language = check_language(language, self.languages)
+        generation = self.generation | {"language": language, "num_return_sequences": 1}
         return list(zip(*generate_per_core(self.model, self.processor, torch.cat(photos), generation), strict=True))
 
     def explain(self, photo, **settings):

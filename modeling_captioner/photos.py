@@ -5,18 +5,23 @@ import importlib.util
 import io
 import os
 import threading
-import warnings
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
+
+Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image
 
 # Common photo formats. Pillow's other formats are excluded because they run external programs (EPS), contain vector
 # graphics (WMF), or are not used for photos. MPO, a JPEG with several images, is opened as JPEG.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000  # 200 MB when decoded, and twice that during conversion
+URLS = ("http://", "https://", "data:")
+MAX_DOWNLOAD = 100_000_000  # bytes
 MAX_SIDE = 100_000  # Pillow allocates a pointer per row
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed; phones write them
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12, annex B
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # what a clone without git-lfs has in place of a file
 # Limits (pixels, file size in bytes) at which slow decoders still finish within 5 seconds and 1 GB of memory.
 SLOW_FORMATS = {
     "AVIF": (30_000_000, 30_000_000),
@@ -35,7 +40,7 @@ class PhotoError(ValueError):
     """An image that cannot be captioned; the message is one sentence that names the image and the remedy."""
 
 
-def open_photo(source, *, max_pixels=MAX_PIXELS, side=None):
+def open_photo(source: Source, *, max_pixels: int = MAX_PIXELS, side: int | None = None) -> Image.Image:
     """Open an image as it is displayed: first frame, EXIF orientation applied, in RGB.
 
     Args:
@@ -49,13 +54,11 @@ def open_photo(source, *, max_pixels=MAX_PIXELS, side=None):
     """
     name = _name(source)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about large images, which are checked here, and about corrupt metadata, which is harmless.
-            warnings.simplefilter("ignore")
-            return _decode(source, name, max_pixels, side)
+        # Pillow may warn of harmless metadata; threads cannot ignore that without changing the filters of all others.
+        return _decode(source, name, max_pixels, side)
     except PhotoError:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # or where warnings are errors
         raise PhotoError(f"{name} has too many pixels; make it smaller.") from error
     except MemoryError as error:
         raise PhotoError(f"{name} needs more memory than is available; make it smaller.") from error
@@ -63,13 +66,44 @@ def open_photo(source, *, max_pixels=MAX_PIXELS, side=None):
         raise PhotoError(f"{name} is damaged or incomplete; export it again as JPEG or PNG.") from error
 
 
-def photo_suffixes():
+def download_photo(url: str) -> bytes:
+    """The file at a URL that begins with one of `URLS`. Raises [`PhotoError`]."""
+    from http.client import HTTPException  # these take a while to import, and few photos need them
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(url, timeout=60) as response:
+            return read_download(response, url)
+    except PhotoError:
+        raise
+    except (OSError, ValueError, HTTPException) as error:
+        raise PhotoError(f"{url[:100]} could not be downloaded ({error}); check the address.") from error
+
+
+def read_download(file: BinaryIO, name: str) -> bytes:
+    """Read a file that another computer sends. Raises [`PhotoError`] if it is larger than any photo."""
+    data = file.read(MAX_DOWNLOAD + 1)
+    if len(data) > MAX_DOWNLOAD:
+        raise PhotoError(f"{name[:100]} is larger than {MAX_DOWNLOAD / 1e6:g} MB; make it smaller.")
+    return data
+
+
+def photo_suffixes() -> set[str]:
     """The suffixes of the files that `open_photo` reads, such as ".jpg"."""
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     return suffixes.union(HEIF_SUFFIXES) if importlib.util.find_spec("pillow_heif") else suffixes
 
 
-def to_pixel_values(photo, *, size, resample, rescale_factor, image_mean, image_std, **_):
+def to_pixel_values(
+    photo: Image.Image,
+    *,
+    size: dict[str, int],
+    resample: int,
+    rescale_factor: float,
+    image_mean: list[float],
+    image_std: list[float],
+    **_: Any,
+) -> np.ndarray:
     """Resize and normalize a photo, an RGB `PIL.Image.Image`, exactly as `CaptionerProcessor` does.
 
     The other arguments are those of the image processor in processor_config.json. Returns (3, height, width), float32.
@@ -103,26 +137,28 @@ def _open(source, name):
     try:
         return Image.open(source, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
-        if _is_heif(source):
+        start = _read_start(source)
+        if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
             return _open_heif(source, name)
+        if start.startswith(LFS_POINTER):
+            raise PhotoError(f"{name} is a pointer of Git LFS, not the photo; run git lfs pull.") from error
         raise PhotoError(f"{name} is not a readable image; save it as JPEG or PNG.") from error
 
 
-def _is_heif(source):
+def _read_start(source):
     with contextlib.nullcontext(source) if hasattr(source, "read") else open(source, "rb") as file:
         file.seek(0)
-        start = file.read(12)
+        start = file.read(len(LFS_POINTER))
         file.seek(0)
-    return start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS
+    return start
 
 
 def _open_heif(source, name):
     try:
-        from pillow_heif import register_heif_opener  # which takes 0.4 s, and few photos need it
+        from pillow_heif import HeifImageFile  # which takes 0.4 s, and few photos need it
     except ImportError as error:
         raise PhotoError(f"{name} is a HEIC photo; install pillow-heif to read it, or save it as JPEG.") from error
-    register_heif_opener()
-    return Image.open(source, formats=["HEIF"])
+    return HeifImageFile(source)  # not by `register_heif_opener`, which changes `Image.open` for everybody
 
 
 def _decode(source, name, max_pixels, side):

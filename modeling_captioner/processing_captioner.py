@@ -1,13 +1,12 @@
 """Captioner processor: `CaptionerProcessor`."""
 
 import os
-from urllib.request import urlopen
 
 from PIL import Image
 from transformers import ProcessorMixin
 
 from .languages import check_language
-from .photos import PhotoError, open_photo
+from .photos import URLS, download_photo, open_photo
 
 
 class CaptionerProcessor(ProcessorMixin):
@@ -83,22 +82,14 @@ def open_photos(images):
     """`images` with each photo opened, and arrays of pixels as they are."""
     if isinstance(images, list | tuple):
         return [open_photos(image) for image in images]
-    if isinstance(images, str) and images.startswith(("http://", "https://", "data:")):
-        images = _download(images)
+    if isinstance(images, str) and images.startswith(URLS):
+        images = download_photo(images)
     return open_photo(images) if is_photo(images) else images
 
 
 def is_photo(value):
     """Whether `open_photo` can be asked to open it; if not, it is an array of pixels or no photo at all."""
     return isinstance(value, str | os.PathLike | bytes | bytearray | Image.Image) or hasattr(value, "read")
-
-
-def _download(url):
-    try:
-        with urlopen(url, timeout=60) as response:
-            return response.read()
-    except (OSError, ValueError) as error:
-        raise PhotoError(f"{url[:100]} could not be downloaded ({error}); check the address.") from error
 
 
 CaptionerProcessor.register_for_auto_class()

@@ -1,29 +1,40 @@
 """`caption.py --attention`: captions with their attention maps, for a figure."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from modeling_captioner import PhotoError
+from PIL import Image
 
-from .outputs import check_folder
+from modeling_captioner import Explanation, PhotoError
+
+from .outputs import Captions, check_folder
 
 MAX_DRAWN = 30  # photos; a taller figure is hard to open
 
 
-def caption_with_maps(captioner, photos, read, failed, drawn):
-    """Like `caption_photos`, one photo at a time; appends (name, thumbnail, explanation) to `drawn`."""
+def caption_with_maps(
+    captioner: Any,
+    photos: Iterable[tuple[str, Any]],
+    read: Callable[[Any], Image.Image],
+    failed: list[tuple[str, PhotoError]],
+    drawn: list[tuple[str, Image.Image, Explanation]],
+    languages: Sequence[str | None] = (None,),
+) -> Iterator[list[tuple[str, Captions]]]:
+    """Like `caption_photos`, photo by photo; appends (name, thumbnail, explanation) to `drawn` for each language."""
     for name, source in photos:
         try:
             photo = read(source)
         except PhotoError as error:
             failed.append((name, error))
             continue
-        explanation = captioner.explain(photo)
+        explanations = [captioner.explain(photo, language=language) for language in languages]
         photo.thumbnail((512, 512))
-        drawn.append((name, photo, explanation))
-        yield [(name, explanation.caption, explanation.log_probability)]
+        drawn += [(name, photo, explanation) for explanation in explanations]
+        yield [(name, [(explanation.caption, explanation.log_probability) for explanation in explanations])]
 
 
-def check_drawing(path, photos):
+def check_drawing(path: str, photos: int) -> None:
     """Check `--attention` before captioning, so that a mistake is reported at once. Raises `ValueError`."""
     if Path(path).suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
         raise ValueError(f"--attention {path}: the file name must end with .png, .jpg, .pdf or .svg.")

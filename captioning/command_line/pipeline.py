@@ -2,15 +2,28 @@
 
 import contextlib
 import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from PIL import Image
 
 from captioning.cores import usable_cores
 from captioning.prefetch import prefetch_map
 from modeling_captioner import PhotoError
 
+from .outputs import Captions
+
 MAX_DECODERS = 32  # threads, each of which holds a decoded photo
 
 
-def caption_photos(captioner, photos, read, batch_size, failed):
+def caption_photos(
+    captioner: Any,
+    photos: Iterable[tuple[str, Any]],
+    read: Callable[[Any], Image.Image],
+    batch_size: int,
+    failed: list[tuple[str, PhotoError]],
+    languages: Sequence[str | None] = (None,),
+) -> Iterator[list[tuple[str, Captions]]]:
     """Caption photos.
 
     Args:
@@ -19,8 +32,9 @@ def caption_photos(captioner, photos, read, batch_size, failed):
         read: function that opens a source as a `PIL.Image.Image`, or raises `PhotoError`.
         batch_size: number of photos per batch.
         failed: list to which (name, error) pairs are appended.
+        languages: those of the captioner to caption in; None for its default.
 
-    Yields lists of (name, caption, natural log-probability), in the order of the photos.
+    Yields lists of (name, [(caption, natural log-probability) in each language]), in the order of the photos.
     """
 
     def decode(photo):
@@ -37,5 +51,5 @@ def caption_photos(captioner, photos, read, batch_size, failed):
             valid = [(name, result) for name, result in batch if not isinstance(result, PhotoError)]
             if valid:
                 names, pixel_values = zip(*valid, strict=True)
-                captions = captioner.caption(pixel_values)
-                yield [(name, *caption) for name, caption in zip(names, captions, strict=True)]
+                captions = [captioner.caption(pixel_values, language=language) for language in languages]
+                yield [(name, found) for name, *found in zip(names, *captions, strict=True)]

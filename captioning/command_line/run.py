@@ -6,6 +6,7 @@ import sys
 
 from captioning.engine import load_engine
 from captioning.errors import print_error
+from modeling_captioner.languages import check_language
 
 from .outputs import CaptionFile, StandardOutput, TextFiles, without_repetitions
 from .pipeline import caption_photos
@@ -24,6 +25,7 @@ def run(options):
     generation = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens")}
     generation = {name: value for name, value in generation.items() if value is not None}
     captioner = load_engine(options, generation, verbose=process == 0)
+    languages = [check_language(language, captioner.languages) for language in options.language or [None]]
     own = itertools.islice(photos, process, None, processes)
     failed, drawn = [], []
     if options.attention:
@@ -31,16 +33,17 @@ def run(options):
 
         from .attention import caption_with_maps
 
-        captions = caption_with_maps(captioner, own, read, failed, drawn)
+        captions = caption_with_maps(captioner, own, read, failed, drawn, languages)
     else:
         # Decoding at the encoder's input size changed 30 of 200 captions; at twice the size 4, or 15 for large photos
         # (benchmarks/throughput.py --data_dir).
         small = functools.partial(read, side=2 * captioner.image_size)
-        captions = caption_photos(captioner, own, small, options.batch_size or captioner.batch_size, failed)
+        batch_size = options.batch_size or captioner.batch_size
+        captions = caption_photos(captioner, own, small, batch_size, failed, languages)
     done = 0
     with progress_bar(options, total and len(range(process, total, processes))) as bar:
         for batch in captions:
-            output.add([(name, f"{options.prefix}{caption}{options.suffix}", score) for name, caption, score in batch])
+            output.add([(name, [(_decorate(options, text), score) for text, score in found]) for name, found in batch])
             bar.update(len(batch))
             done += len(batch)
     if drawn:
@@ -52,14 +55,18 @@ def run(options):
     return 0
 
 
+def _decorate(options, caption):
+    return f"{options.prefix}{caption}{options.suffix}"
+
+
 def create_output(options, process, processes):
     if options.output:
-        return CaptionFile(options.output, process, processes)
+        return CaptionFile(options.output, process, processes, options.language)
     if options.txt:
-        return TextFiles()
+        return TextFiles(options.language)
     if processes > 1:
         raise ValueError("Several processes cannot share standard output; use --output FILE or --txt.")
-    return StandardOutput(".jsonl" if options.json else ".tsv")
+    return StandardOutput(".jsonl" if options.json else ".tsv", options.language)
 
 
 def list_files(options, output, process, processes):

@@ -7,6 +7,7 @@ import numpy as np
 # Settings in generation_config.json: those that `search` implements, and those that do not affect its result.
 SUPPORTED = {
     "num_beams",
+    "num_return_sequences",  # of which the first is the caption
     "max_new_tokens",
     "max_length",
     "min_new_tokens",
@@ -48,7 +49,7 @@ def search(step, states, prompt, settings):
 
     Returns a list of `num_beams` pairs (ids after the prompt, natural log-probability), the best first.
     """
-    beams, penalty = settings.get("num_beams") or 1, settings.get("length_penalty", 1.0)
+    beams, penalty = settings.get("num_beams") or 1, _length_penalty(settings)
     longest = settings.get("max_new_tokens") or (settings.get("max_length") or 20) - len(prompt)
     ends = np.atleast_1d(settings["eos_token_id"]).tolist()
     for word in prompt[:-1]:
@@ -104,6 +105,11 @@ def can_improve(best_running, worst_finished, length, longest, settings):
     """Whether an unfinished caption may still outscore a finished one, by the heuristic of `generate`."""
     if (settings.get("num_beams") or 1) == 1 or settings.get("early_stopping") is True:
         return False
-    penalty = settings.get("length_penalty", 1.0)
+    penalty = _length_penalty(settings)
     final_length = longest if settings.get("early_stopping") == "never" and penalty > 0 else length
     return best_running / final_length**penalty > worst_finished
+
+
+def _length_penalty(settings):
+    penalty = settings.get("length_penalty")
+    return 1.0 if penalty is None else penalty

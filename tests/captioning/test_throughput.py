@@ -194,7 +194,7 @@ def test_captions_on_another_machine_are_missed(tmp_path):
     for process, output in enumerate((here, there)):
         output.path.parent.mkdir()
         output.begin([], resume=False)
-        output.add([(f"{process}.png", "a dog", -1.0)])
+        output.add([(f"{process}.png", [("a dog", -1.0)])])
     with pytest.raises(ValueError, match=r"here/a\.tsv lacks 1 captions, which are on other machines"):
         here.finish(str, 2)
     there.part.rename(tmp_path / "here" / there.part.name)

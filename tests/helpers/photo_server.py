@@ -1,5 +1,6 @@
 """Local web servers for tests; the one of photos can be slow, and fail on purpose."""
 
+import contextlib
 import os
 import threading
 import time
@@ -81,6 +82,28 @@ class PhotoServer(LocalServer):
         self.requests, self.at_once, self.most = Counter(), 0, 0
         self.lock = threading.Lock()
         super().__init__(Handler)
+
+
+class EndlessServer(LocalServer):
+    """Sends zeros until the other side hangs up; `sent` counts the bytes."""
+
+    def __init__(self):
+        self.sent = 0
+        super().__init__(EndlessHandler)
+
+
+class EndlessHandler(BaseHTTPRequestHandler):
+    owner = None
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.owner.sent += self.wfile.write(bytes(2**16))
 
 
 class Handler(BaseHTTPRequestHandler):

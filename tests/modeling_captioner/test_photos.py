@@ -4,15 +4,22 @@ import base64
 import io
 import os
 import struct
+import subprocess
 import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
+from captioning.sources import read_row
 from modeling_captioner import CaptionerProcessor, PhotoError, open_photo
+from tests.helpers.paths import ROOT
+from tests.helpers.photo_server import EndlessServer
+from train.data.download import fetch, make_client
 
 RED, GREEN, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3, (128,) * 3
 SQUARE = 16  # pixels, the size of a JPEG block with chroma subsampling
@@ -315,3 +322,63 @@ def test_the_processor_names_a_photo_that_cannot_be_opened(tiny_captioner, tmp_p
         processor(images=str(tmp_path / "missing.jpg"))
     with pytest.raises(PhotoError, match=r"http://127\.0\.0\.1:9/photo\.jpg could not be downloaded"):
         processor(images="http://127.0.0.1:9/photo.jpg")
+
+
+def test_threads_leave_the_warnings_of_their_program_alone():
+    """A picture whose EXIF Pillow warns about, opened in many threads at once."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0"
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(picture, "JPEG", exif=exif)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert {photo.size for photo in pool.map(open_photo, [picture.getvalue()] * 200)} == {(64, 64)}
+    assert warnings.filters == before
+    with pytest.warns(UserWarning, match="still heard"):
+        warnings.warn("still heard", stacklevel=1)
+
+
+@pytest.mark.parametrize("side", [9_600, 14_000])
+def test_too_many_pixels_are_told_where_warnings_are_errors(side):
+    """Pillow warns of them above 89 million, and refuses twice as many."""
+    picture = io.BytesIO()
+    Image.new("1", (side, side)).save(picture, "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(PhotoError, match="pixels"):
+            open_photo(picture.getvalue())
+
+
+def test_opening_heic_does_not_change_what_pillow_opens(heic, tmp_path):
+    """In a process of its own, because other tests register the format."""
+    (tmp_path / "photo.heic").write_bytes(heic(Image.new("RGB", (8, 8), "red")))
+    code = (
+        "import sys; from PIL import Image; from modeling_captioner import open_photo\n"
+        "print(open_photo(sys.argv[1]).size)\n"
+        "Image.init(); print('HEIF' in Image.OPEN)"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "photo.heic"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split("\n") == ["(8, 8)", "False", ""]
+
+
+def test_a_pointer_of_git_lfs_is_told(tmp_path):
+    file = tmp_path / "photo.jpg"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    for source in (file, file.read_bytes()):
+        with pytest.raises(PhotoError, match=r"is a pointer of Git LFS, not the photo; run git lfs pull\.$"):
+            open_photo(source)
+
+
+def test_endless_downloads_end(tiny_captioner):
+    """A server that never stops sending: everywhere that photos are downloaded, after the size of no photo."""
+    _, processor = tiny_captioner()
+    with EndlessServer() as server:
+        url = f"{server.address}/photo.jpg"
+        for download in (
+            lambda: processor(images=url, return_tensors="pt"),
+            lambda: read_row({"path": url, "bytes": None}),
+            lambda: fetch(make_client(1), url),
+        ):
+            with pytest.raises(PhotoError, match=rf"^{url} is larger than 100 MB; make it smaller\.$"):
+                download()
+    assert server.sent < 1_000_000_000

@@ -12,6 +12,7 @@ from huggingface_hub.constants import HF_HOME
 
 from captioning.saving import writing
 from modeling_captioner import PhotoError
+from modeling_captioner.photos import MAX_DOWNLOAD
 
 CACHE_DIR = Path(HF_HOME) / "captioner-photos"
 RETRY_DELAYS = (0.5, 1, 2, 4)  # seconds before each retry
@@ -60,9 +61,9 @@ def fetch(client, url):
     """Return the bytes at a URL, after up to five attempts. Raises [`PhotoError`]."""
     for delay in (*RETRY_DELAYS, None):
         try:
-            response = client.get(url.strip())
-            response.raise_for_status()
-            return response.content
+            with client.stream("GET", url.strip()) as response:
+                response.raise_for_status()
+                return _read(response, url)
         except httpx.HTTPStatusError as error:
             reason, temporary = f"status {error.response.status_code}", error.response.status_code in RETRIED_STATUSES
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -70,6 +71,15 @@ def fetch(client, url):
         if delay is None or not temporary:
             raise PhotoError(f"{url} could not be downloaded ({reason}).")
         time.sleep(delay)
+
+
+def _read(response, url):
+    content = bytearray()
+    for block in response.iter_bytes():
+        content += block
+        if len(content) > MAX_DOWNLOAD:
+            raise PhotoError(f"{url} is larger than {MAX_DOWNLOAD / 1e6:g} MB; make it smaller.")
+    return bytes(content)
 
 
 def _download(client, url):
