@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from captioning.errors import print_error
@@ -265,4 +266,5 @@ def parse_options():
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="PIL")  # of harmless metadata of photos
     sys.exit(main())

@@ -1,6 +1,5 @@
 """The tab that captions a batch of photos: images and zip archives in, a table, CSV and JSONL out."""
 
-import csv
 import io
 import itertools
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from captioning.spreadsheets import BYTE_ORDER_MARK, csv_line
 from demo.i18n import TEXTS, get_language
 from demo.predict import MAX_DISPLAY_SIDE
 from demo.uploads import check_upload, error_message
@@ -142,10 +142,9 @@ def read_member(path, member):
 def write_files(rows):
     """Write the rows as CSV and JSONL into the upload folder, where they are deleted together with the photos."""
     folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = [csv_line(*COLUMNS), *(csv_line(*(row[column] for column in COLUMNS)) for row in rows)]
+    text = BYTE_ORDER_MARK + "".join(f"{line}\r\n" for line in table)
+    (folder / "captions.csv").write_text(text, encoding="utf-8", newline="")
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     (folder / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return folder / "captions.csv", folder / "captions.jsonl"

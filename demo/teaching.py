@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from captioning.cores import usable_cores
 from captioning.loading import load_captioner
 from demo.corrections import read_corrections
 
@@ -42,7 +43,7 @@ class Training:
         self.state, self.model, self.kept = RUNNING, None, None
         self.log = folder.with_suffix(".log")
         # Half of the cores: visitors' photos are captioned meanwhile.
-        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
+        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, usable_cores() // 2))}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment

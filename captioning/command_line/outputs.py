@@ -222,6 +222,7 @@ class CaptionFile:
         else:
             raise ValueError(f"--output {path}: the file name must end with {', '.join(SUFFIXES)}.")
         self.name = self.format.name
+        self.kind = f" in {' and '.join(languages)}" if languages else ""
         self.is_list = self.path.suffix == ".json"
         self.mark = f"A part of {self.path.name}, written by caption.py{self.format.end}"
         self.has_parts = self.is_list or processes > 1
@@ -302,7 +303,7 @@ class CaptionFile:
                 lines |= {self.format.parse_name(line): line for line in found}
             except (ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
                 raise ValueError(
-                    f"{file} contains something other than such captions (in these languages); give another name."
+                    f"{file} contains something other than captions{self.kind}; give another name."
                 ) from error
         return lines
 

@@ -50,7 +50,7 @@ def test_every_format_is_read_by_its_readers(captions, tmp_path, run_here):
         assert run_here(tmp_path, "--output", tmp_path / name, "--batch_size", 3) == (0, [], [])
     expected = list(captions.items())
     assert [(row["file"], row["caption"]) for row in rows_in(tmp_path / "a.jsonl")] == expected
-    with (tmp_path / "a.csv").open(newline="") as file:
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["caption"]) for row in rows] == expected
     assert all(-20 < float(row["log_probability"]) < 0 for row in rows)

@@ -270,7 +270,7 @@ def test_batch_tab_captions_photos_and_zips(open_page, captions, tmp_path, width
     page.locator("#table").get_by_text(captions["china"]).locator("visible=true").first.wait_for()
     with page.expect_download() as download:
         page.locator("#csv").click()
-    with open(download.value.path(), newline="", encoding="utf-8") as file:
+    with open(download.value.path(), newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [float(row.pop("log_probability") or 0) < 0 for row in rows] == [True, False, True, False]
     assert rows == expected
