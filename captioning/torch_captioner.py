@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from modeling_captioner import explain, explain_caption, explain_photos
+from modeling_captioner.confidence import confidence_of
 from modeling_captioner.languages import check_language
 
 from .loading import load_captioner
@@ -92,13 +93,25 @@ def concatenate(parts):
 
 @torch.inference_mode()
 def generate_captions(model, processor, pixel_values, generation):
-    """Generate captions for `pixel_values` (batch, 3, size, size). Returns them and their natural log-probabilities."""
-    output = model.generate(
-        pixel_values.to(model.device), return_dict_in_generate=True, output_logits=True, **generation
-    )
+    """Generate captions for `pixel_values` (batch, 3, size, size).
+
+    Returns them, their natural log-probabilities, and the confidence in each, None for a captioner without.
+    """
+    sequences, scored = generate_scored(model, inputs=pixel_values.to(model.device), **generation)
+    language = check_language(generation.get("language"), model.config.languages)
+    confidences = [confidence_of(scores, model.config.confidence, language) for scores in scored]
+    return processor.batch_decode(sequences, skip_special_tokens=True), list(map(sum, scored)), confidences
+
+
+def generate_scored(model, **settings):
+    """Call `generate`. Returns the ids (captions, words), and for each caption the natural log-probabilities of its
+    words and its end as a list."""
+    output = model.generate(**settings, return_dict_in_generate=True, output_logits=True)
     log_probabilities = model.compute_transition_scores(
         output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
-    )  # (batch, words)
-    padding = output.sequences[:, 1:] == model.config.pad_token_id
-    totals = log_probabilities.masked_fill(padding, 0).sum(dim=1).tolist()
-    return processor.batch_decode(output.sequences, skip_special_tokens=True), totals
+    )  # (captions, words)
+    generated = output.sequences[:, -log_probabilities.shape[1] :]
+    lengths = (generated != model.config.pad_token_id).sum(dim=1).tolist()
+    return output.sequences, [
+        scores[:length] for scores, length in zip(log_probabilities.tolist(), lengths, strict=True)
+    ]

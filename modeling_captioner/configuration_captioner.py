@@ -7,6 +7,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
+from .confidence import FEATURES, INTERCEPT
+
 # Keys that transformers and the Hub write to `config.json` and that are neither fields of `PreTrainedConfig` nor
 # generation parameters.
 LIBRARY_KEYS = {
@@ -21,6 +23,7 @@ LIBRARY_KEYS = {
     "quantization_config",
     "torch_dtype",
 }
+OPTIONAL = {"languages", "confidence"}  # written only if the captioner has them
 
 
 @strict
@@ -46,6 +49,9 @@ class CaptionerConfig(PreTrainedConfig):
         languages: the languages of the captions, such as `["en", "vi"]`, the first of which is the default; None for a
             captioner of one language. Each has a first token of its own, and generation settings of its own in
             `generation_config.languages`.
+        confidence: the numbers of `confidence.confidence_of`, which the trainer fits to the validation photos: the
+            intercept, the weight of each feature, and optionally `languages` with those of a language. None gives
+            captions no confidence.
 
     Raises `huggingface_hub.errors.StrictDataclassError` for an invalid value and `ValueError` for an unknown option.
     """
@@ -67,6 +73,7 @@ class CaptionerConfig(PreTrainedConfig):
     label_smoothing: float = 0.1
     vocab_size: int = 5000
     languages: list[str] | None = None
+    confidence: dict | None = None
     pad_token_id: int = 0
     unk_token_id: int = 1
     bos_token_id: int = 2
@@ -112,12 +119,17 @@ class CaptionerConfig(PreTrainedConfig):
         if languages is not None and not (languages and all(languages) and len(set(languages)) == len(languages)):
             raise ValueError(f"languages={languages} must be different names, such as ['en', 'vi'], or None for one.")
 
+    def validate_confidence(self):
+        if self.confidence is None:
+            return
+        for numbers in (self.confidence, *self.confidence.get("languages", {}).values()):
+            if missing := [name for name in (INTERCEPT, *FEATURES) if not isinstance(numbers.get(name), int | float)]:
+                raise ValueError(f"confidence needs a number {missing[0]!r}; calibrate the captioner again.")
+
     def to_dict(self):
-        """As inherited; without `languages` if there is only one."""
+        """As inherited; without `languages` if there is only one, and without `confidence` if there is none."""
         values = super().to_dict()
-        if values["languages"] is None:
-            del values["languages"]
-        return values
+        return {name: value for name, value in values.items() if name not in OPTIONAL or value is not None}
 
 
 CaptionerConfig.register_for_auto_class()

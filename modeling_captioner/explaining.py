@@ -1,10 +1,9 @@
 """Explaining a caption word by word: `explain`."""
 
-from dataclasses import replace
-
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from .confidence import confidence_of
 from .explanation import Explanation, Word, split_at
 from .languages import check_language
 
@@ -37,13 +36,15 @@ def explain_photos(model, processor, photos, *, text="", language=None, alternat
     settings = {"num_return_sequences": beams, "language": language} | generation
     encoder_outputs = BaseModelOutput(regions)
     sequences = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=inputs.decoder_input_ids, **settings)
-    explanations = [
-        _build_explanation(
-            model, processor, alternatives, regions[[number]], [_truncate_at_end(model, ids) for ids in captions], text
-        )
-        for number, captions in enumerate(sequences.split(len(sequences) // len(photos)))
-    ]
-    return [replace(explanation, language=language) for explanation in explanations]
+    explanations = []
+    for number, captions in enumerate(sequences.split(len(sequences) // len(photos))):
+        scored = [_score(model, regions[[number]], _truncate_at_end(model, ids)) for ids in captions]
+        beams = [
+            (processor.decode(ids, text=text, skip_special_tokens=True), _log_probability(ids, scores))
+            for ids, scores, _ in scored
+        ]
+        explanations.append(_explain(model, processor, alternatives, *scored[0], text, beams, language))
+    return explanations
 
 
 @torch.inference_mode()
@@ -61,10 +62,8 @@ def explain_caption(model, processor, photo, caption, *, language=None, alternat
     inputs = inputs.to(model.device, model.dtype)
     end = inputs.decoder_input_ids.new_tensor([model.config.eos_token_id])
     ids = torch.cat([inputs.decoder_input_ids[0], end])
-    _, log_probabilities, maps = _score(model, model.get_encoder()(inputs.pixel_values)[0], ids)
-    words = _words(model, processor, alternatives, ids, log_probabilities, maps, caption)
-    caption = " ".join(word.text for word in words)
-    return Explanation(caption, _log_probability(ids, log_probabilities), words, language=language)
+    scored = _score(model, model.get_encoder()(inputs.pixel_values)[0], ids)
+    return _explain(model, processor, alternatives, *scored, caption, [], language)
 
 
 def _truncate_at_end(model, ids):
@@ -73,14 +72,12 @@ def _truncate_at_end(model, ids):
     return ids[: ends[0, 0] + 1] if len(ends) else ids
 
 
-def _build_explanation(model, processor, alternatives, regions, captions, text):
-    """Explain the first of a photo's captions, given as token ids, best first, which start with `text`."""
-    scored = [_score(model, regions, ids) for ids in captions]
-    beams = [
-        (processor.decode(ids, text=text, skip_special_tokens=True), _log_probability(ids, scores))
-        for ids, scores, _ in scored
-    ]
-    return Explanation(*beams[0], _words(model, processor, alternatives, *scored[0], text), beams)
+def _explain(model, processor, alternatives, ids, log_probabilities, maps, text, beams, language):
+    """Explain a caption, given as token ids, that starts with `text`; without beams, it is `text` as a whole."""
+    words = _words(model, processor, alternatives, ids, log_probabilities, maps, text)
+    caption = beams[0][0] if beams else " ".join(word.text for word in words)
+    confidence = confidence_of(_of_words(ids, log_probabilities).tolist(), model.config.confidence, language)
+    return Explanation(caption, _log_probability(ids, log_probabilities), words, beams, language, confidence)
 
 
 def _score(model, regions, ids):
@@ -108,8 +105,13 @@ def _words(model, processor, alternatives, ids, log_probabilities, maps, text):
     ]
 
 
+def _of_words(ids, log_probabilities):
+    """The log-probability of each word and the end, (words,)."""
+    return log_probabilities.gather(1, ids[1:, None])[:, 0]
+
+
 def _log_probability(ids, log_probabilities):
-    return log_probabilities.gather(1, ids[1:, None]).sum().item()
+    return _of_words(ids, log_probabilities).sum().item()
 
 
 def _most_likely(tokenizer, log_probabilities, count):

@@ -27,7 +27,9 @@ class Word:
 class Explanation:
     """A caption, its words, and all returned beams, best first, each with its natural log-probability.
 
-    `language` is the one it was said in, None for a captioner of one language.
+    `language` is the one it was said in, None for a captioner of one language. `confidence`, from 0 to 1, is the
+    probability that every content word of the caption is right, see `confidence_of`; None if the captioner was not
+    calibrated.
     """
 
     caption: str
@@ -35,11 +37,12 @@ class Explanation:
     words: list[Word]
     beams: list[tuple[str, float]] = field(default_factory=list)
     language: str | None = None
+    confidence: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The explanation as a dictionary for JSON; maps are lists of rows, rounded to 5 digits.
 
-        Only a captioner of several languages has a `language`.
+        Only a captioner of several languages has a `language`, and only a calibrated one a `confidence`.
         """
         values = {
             "caption": self.caption,
@@ -55,7 +58,8 @@ class Explanation:
             ],
             "beams": [{"caption": caption, "log_probability": score} for caption, score in self.beams],
         }
-        return values if self.language is None else values | {"language": self.language}
+        optional = {"language": self.language, "confidence": self.confidence}
+        return values | {name: value for name, value in optional.items() if value is not None}
 
 
 def split_at(text, offsets):

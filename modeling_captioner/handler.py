@@ -38,8 +38,8 @@ class EndpointHandler:
                 string, and optional `parameters`: generation parameters, `text` that the captions start with,
                 `language`, and `return_attention`.
 
-        Returns one dict per photo with `generated_text` and `score` (the caption's natural log-probability). With
-        `return_attention` it also has the `words` of `Explanation.to_dict`: each with `text`, `probability`, `map`
+        Returns one dict per photo with `generated_text`, `score` (the caption's natural log-probability) and, from a
+        calibrated captioner, `confidence` (the probability that its content words are right). With `return_attention` it also has the `words` of `Explanation.to_dict`: each with `text`, `probability`, `map`
         (rows that sum to 1) and `alternatives`. Raises `ValueError` with one sentence for an invalid request; of
         several invalid photos it names the first.
         """
@@ -111,4 +111,5 @@ def _decode_base64(string, number):
 def _format_answer(explanation, attention):
     explained = explanation.to_dict()
     answer = {"generated_text": explained["caption"], "score": explained["log_probability"]}
+    answer |= {name: explained[name] for name in ("confidence",) if name in explained}
     return answer | {"words": explained["words"]} if attention else answer

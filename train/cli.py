@@ -21,6 +21,7 @@ from publishing.hub import HubError, open_repository
 from publishing.publish import publish
 
 from . import checkpoints
+from .calibration import MIN_CAPTIONS, MIN_OUTCOMES, calibrate
 from .data import (
     StreamedPhotos,
     captioned_datasets,
@@ -40,6 +41,7 @@ from .loop import train
 from .options import read_recipe, resolve
 from .settings import Settings
 from .stages import STAGES
+from .stages.captions import Captions
 from .words import describe_words
 
 # Settings that are also options of the model's configuration.
@@ -69,6 +71,8 @@ def main(arguments=None):
             push_only(stages[0])
         elif stages[0].evaluate_only:
             evaluate_only(stages[0])
+        elif stages[0].calibrate_only:
+            calibrate_only(stages[0])
         else:
             run(stages, arguments)
     except (ValueError, OSError, StrictDataclassError) as error:
@@ -105,6 +109,20 @@ def evaluate_only(settings):
             f"scored in {words}",
             sep="",
             flush=True,
+        )
+    accelerator.end_training()
+
+
+def calibrate_only(settings):
+    """Calibrate an existing captioner. Raises `ValueError` if `settings.model` is no folder, or has too few photos."""
+    if not settings.model or not Path(settings.model).is_dir():
+        raise ValueError("--calibrate_only calibrates an existing captioner; give --model FOLDER.")
+    accelerator = make_accelerator(settings, Path(settings.output_dir))
+    settings = dataclasses.replace(settings, evaluate_only=True)  # also if there is no other split
+    if not calibrate(accelerator, settings.model, settings.output_dir, settings):
+        raise ValueError(
+            f"Too few validation photos to calibrate on: {MIN_CAPTIONS} are needed, of which {MIN_OUTCOMES} captions"
+            f" are supported by the references and {MIN_OUTCOMES} are not; give more."
         )
     accelerator.end_training()
 
@@ -159,6 +177,8 @@ def run(stages, arguments=()):
         history.start_stage(names[number])
         train(accelerator, stage, settings, folder, history, checkpoint if number == start else None)
         accelerator.wait_for_everyone()
+    if issubclass(STAGES[stages[-1].stage], Captions):  # the others say nothing
+        calibrate(accelerator, folder, folder, stages[-1])
     accelerator.end_training()
     if first.push_to_hub and accelerator.is_main_process:
         try:

@@ -39,6 +39,11 @@ class Settings:
         "Do not train: evaluate the captioner given by --model, and write predictions.json (COCO results format) and"
         " scores.json to output_dir.",
     )
+    calibrate_only: bool = option(
+        False,
+        "Do not train: fit the confidence of the captioner given by --model, a folder, to the validation photos, write"
+        " it to its config.json, and calibration.json and reliability.png to output_dir.",
+    )
     seed: int = option(42, "Random seed of splits, shuffling, dropout, sampling and augmentation.")
 
     # data

@@ -47,36 +47,38 @@ def search(step, states, prompt, settings):
         prompt: the token ids that the caption begins with, including `<start>`.
         settings: the contents of generation_config.json; see `SUPPORTED`.
 
-    Returns a list of `num_beams` pairs (ids after the prompt, natural log-probability), the best first.
+    Returns a list of `num_beams` pairs (ids after the prompt, their natural log-probabilities), the best first.
     """
     beams, penalty = settings.get("num_beams") or 1, _length_penalty(settings)
     longest = settings.get("max_new_tokens") or (settings.get("max_length") or 20) - len(prompt)
     ends = np.atleast_1d(settings["eos_token_id"]).tolist()
     for word in prompt[:-1]:
         _, states = step(np.array([word]), states)
-    running, finished = [(0.0, list(prompt))], []  # (log-probability, ids), (score, log-probability, ids)
+    running, finished = [(0.0, list(prompt), [])], []  # (total, ids, log-probabilities), the same after a score
     for length in range(1, longest + 1):
-        logits, states = step(np.array([ids[-1] for _, ids in running]), states)
+        logits, states = step(np.array([ids[-1] for _, ids, _ in running]), states)
         totals = log_softmax(logits)  # (beams, vocabulary)
-        for row, (log_probability, ids) in zip(totals, running, strict=True):
+        for row, (total, ids, _) in zip(totals, running, strict=True):
             row[forbidden_words(ids, length, ends, settings)] = -np.inf
-            row += log_probability
+            row += total
         # Twice the number of beams, so that enough captions continue if some of them end here.
         places = largest(totals.ravel(), 2 * beams)
-        found = []  # (log-probability, ids, row)
+        found = []  # (total, ids, log-probabilities, row)
         for row, word in zip(*(axis.tolist() for axis in np.unravel_index(places, totals.shape)), strict=True):
-            found.append((totals[row, word], [*running[row][1], word], row))
-        for log_probability, ids, _ in found[:beams]:
+            before, ids, log_probabilities = running[row]
+            total = totals[row, word]
+            found.append((total, [*ids, word], [*log_probabilities, float(total - before)], row))
+        for total, ids, log_probabilities, _ in found[:beams]:
             if ids[-1] in ends or length == longest:
-                finished.append((log_probability / length**penalty, log_probability, ids))
+                finished.append((total / length**penalty, ids, log_probabilities))
         finished = sorted(finished, key=lambda caption: -caption[0])[:beams]
         found = [caption for caption in found if caption[1][-1] not in ends][:beams]
         if len(finished) == beams and not can_improve(found[0][0], finished[-1][0], length, longest, settings):
             break
-        running = [(log_probability, ids) for log_probability, ids, _ in found]
+        running = [caption for *caption, _ in found]
         rows = [row for *_, row in found]
         states = [state[rows] for state in states]
-    return [(ids[len(prompt) :], float(log_probability)) for _, log_probability, ids in finished]
+    return [(ids[len(prompt) :], log_probabilities) for _, ids, log_probabilities in finished]
 
 
 def largest(values, count):

@@ -78,7 +78,8 @@ class Captions:
     def __init__(self, captioner, processor, settings, device):
         self.model, self.processor, self.settings = captioner, processor, settings
         trainable_from(captioner, settings.encoder_trainable_from, settings.freeze_batch_norm)
-        splits = ("validation",) if settings.evaluate_only else ("train", "validation")
+        validates_only = settings.evaluate_only or settings.calibrate_only
+        splits = ("validation",) if validates_only else ("train", "validation")
         self.languages = captioner.config.languages or [None]
         if settings.streaming:
             self.datasets = {split: self._streams(split) for split in splits}
@@ -94,7 +95,7 @@ class Captions:
             self.datasets["train"] = WeightedPhotos(photos, list(drawn.values()), settings.seed)
         self.validation_sets = self._captioned(sets, "validation")
         self.datasets["validation"] = ConcatDataset(self.validation_sets)
-        if settings.labelled_photos and not settings.evaluate_only:
+        if settings.labelled_photos and not validates_only:
             self._add_labelled()
 
     def _streams(self, split):
@@ -117,7 +118,7 @@ class Captions:
     def _features(self, photos):
         """Cached features of a frozen encoder; None if it is trained, or processes each photo only once."""
         settings = self.settings
-        if settings.encoder_trainable_from or settings.evaluate_only:
+        if settings.encoder_trainable_from or settings.evaluate_only or settings.calibrate_only:
             return None
         folder = Path(settings.features_dir or Path(settings.output_dir) / "features")
         return cached_features(self.encoder, self.processor, photos, folder, settings.per_device_eval_batch_size)
@@ -191,28 +192,29 @@ class Captions:
         for column, language in enumerate(batch["label_languages"]):
             photos = words[:, column].nonzero().flatten().tolist()  # a broken photo has no words
             captions = self._caption(model, output.encoder_last_hidden_state[photos], language) if photos else []
-            for row, caption in zip(photos, captions, strict=True):
+            for row, said in zip(photos, captions, strict=True):
                 pairs = zip(batch["languages"][row], batch["captions"][row], strict=True)
                 results[batch["photo"][row].item(), language or ""] = {
                     "set": batch["set"][row],
                     "language": language,
                     "name": batch["name"][row],
                     "label": batch["label"][row],
-                    "caption": caption,
                     "references": [text for own, text in pairs if own == language],
                     "loss": losses[row, column].item(),
                     "words": words[row, column].item(),
-                }
+                } | said
         return results
 
     def _caption(self, model, regions, language):
+        """{"caption"} for each photo, from its regions (photos, regions, hidden)."""
         ids = model.generate(
             encoder_outputs=BaseModelOutput(regions),
             num_beams=self.settings.num_beams,
             max_new_tokens=self.settings.max_new_tokens,
             language=language,
         )
-        return self.processor.batch_decode(ids, skip_special_tokens=True)
+        captions = self.processor.batch_decode(ids, skip_special_tokens=True)
+        return [{"caption": caption} for caption in captions]
 
     def compute_metrics(self, model, results):
         """Loss on the validation captions, and metrics of the generated captions.
