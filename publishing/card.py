@@ -28,7 +28,8 @@ def trained_card(model, source, name, licence):
 
     Args:
         model: the captioner.
-        source: its folder; the card includes the training results in it (history.jsonl, settings.yaml, curves.png).
+        source: its folder; the card includes the training results in it (history.jsonl, settings.yaml, curves.png,
+            calibration.json, reliability.png).
         name: the name of its repository.
         licence: a license identifier of the Hub, such as "mit", or None if unknown.
     """
@@ -85,6 +86,7 @@ def trained_card(model, source, name, licence):
         data=data,
         recipe=bool(stages),
         curves=(source / "curves.png").exists(),
+        calibration=_calibration(source / "calibration.json") if model.config.confidence else {},
     )
 
 
@@ -122,6 +124,11 @@ def _best(file):
         if metric in METRICS:
             results.setdefault(name, {})[metric] = value
     return {name: scores for name, scores in results.items() if name or len(results) == 1}
+
+
+def _calibration(file):
+    """How well the confidence fits, {data set and language, or "all": scores}, as `train/` writes it."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _origin(first):

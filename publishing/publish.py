@@ -17,7 +17,7 @@ from captioning.saving import save_captioner
 from . import hub
 from .card import EXAMPLES, ROOT, add_examples, shipped_card, trained_card
 
-TRAINING_FILES = {"settings.yaml", "curves.png"}
+TRAINING_FILES = {"settings.yaml", "curves.png", "reliability.png"}
 # The files of this repository that a Space needs.
 ABOUT_FILES = ["README.md", "LICENSE", "docs/page.png"]
 SPACE_FILES = [*ABOUT_FILES, "requirements.txt", "app.py", "captioning", "demo", "modeling_captioner"]

@@ -1,0 +1,147 @@
+"""The confidence: calibration by the trainer, and what it says of captions."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from modeling_captioner import CaptionerForConditionalGeneration
+from modeling_captioner.confidence import FEATURES, caption_features, confidence_of
+from tests.helpers.training import arguments
+from train import calibration
+from train.calibration import fit_confidence, fit_numbers, is_supported, logistic_regression, summarize
+from train.cli import main
+
+WEIGHTS = [-1.0, 2.0, 0.5, 0.0]
+
+
+def drawn_captions(count, seed=0):
+    """Random features (count, 3), and targets drawn with the probabilities of `WEIGHTS`."""
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(count, 3)) * [1, 2, 3] + [0, 1, -2]
+    probabilities = 1 / (1 + np.exp(-(WEIGHTS[0] + features @ WEIGHTS[1:])))
+    return features, (random.random(count) < probabilities).astype(float), probabilities
+
+
+def test_regression_recovers_known_weights():
+    features, targets, _ = drawn_captions(20_000)
+    np.testing.assert_allclose(logistic_regression(features, targets), WEIGHTS, atol=0.07)
+
+
+def test_more_probable_words_never_lower_the_confidence():
+    """Also if chance, here captions that are wrong where their words are probable, would have it otherwise."""
+    features, targets, _ = drawn_captions(2_000)
+    numbers = fit_numbers(np.column_stack([-features[:, 0], -features[:, 1], features[:, 2]]), targets)
+    assert numbers["total"] == numbers["lowest"] == 0
+    assert fit_numbers(features, targets)["total"] > 1.5
+
+
+def test_summary_of_known_predictions():
+    supported = np.array([0, 0, 1, 0, 1, 1, 1, 0], dtype=float)
+    predicted = np.array([0.12, 0.12, 0.12, 0.12, 0.75, 0.75, 0.75, 0.75])
+    report = summarize(supported, predicted)
+    assert report["captions"] == 8
+    assert report["AUC"] == pytest.approx((3 * 3 + 0.5 * (1 * 3 + 3 * 1) + 0) / 16)  # ties count half
+    assert report["ECE"] == pytest.approx((abs(0.12 - 0.25) * 4 + abs(0.75 - 0.75) * 4) / 8)
+    assert report["bins"] == [pytest.approx([0.12, 0.25, 4]), pytest.approx([0.75, 0.75, 4])]
+    assert report["thresholds"]["0.5"] == [4, 3]
+
+
+def test_cross_validation_is_honest():
+    """Where the features say nothing, the AUC is that of chance, and the confidence the share that is supported."""
+    random = np.random.default_rng(3)
+    rows = [caption_row(list(-random.random(5)), random.random() < 0.3) for _ in range(600)]
+    numbers, report = fit_confidence(rows)
+    assert report["all"]["AUC"] < 0.57
+    assert report["all"]["ECE"] < 0.06
+    assert confidence_of([-0.5] * 5, numbers) == pytest.approx(0.3, abs=0.06)
+
+
+def caption_row(log_probabilities, supported, language=None):
+    return {
+        "set": "photos",
+        "language": language,
+        "caption": "a dog",
+        "references": ["one dog" if supported else "a cat"],
+        "features": caption_features(log_probabilities),
+    }
+
+
+def test_a_language_has_numbers_of_its_own_if_it_has_photos_enough():
+    random = np.random.default_rng(4)
+    rows = [caption_row(list(-random.random(5)), random.random() < 0.5, "en") for _ in range(300)]
+    rows += [caption_row(list(-random.random(5)), random.random() < 0.1, "vi") for _ in range(300)]
+    rows += [caption_row([-1.0] * 5, number % 2, "fr") for number in range(20)]
+    numbers, report = fit_confidence(rows)
+    assert set(numbers) == {"intercept", *FEATURES, "languages"}
+    assert set(numbers["languages"]) == {"en", "vi"}
+    words = [-0.5] * 5
+    assert confidence_of(words, numbers, "en") == pytest.approx(0.5, abs=0.1)
+    assert confidence_of(words, numbers, "vi") == pytest.approx(0.1, abs=0.06)
+    assert confidence_of(words, numbers, "fr") == confidence_of(words, numbers)
+    assert set(report) == {"all", "photos/en", "photos/vi", "photos/fr"}
+    assert fit_confidence(rows[:50]) is None
+
+
+@pytest.mark.parametrize(
+    ("caption", "supported"),
+    [
+        ("a dog is running", True),  # words of two references
+        ("Two dogs running", False),  # "dogs" is not "dog"
+        ("a dog in the water", False),
+        ("the", True),
+    ],
+)
+def test_supported_by_any_of_the_references(caption, supported):
+    assert is_supported(caption, ["A brown dog.", "it is running over grass"]) == supported
+
+
+def test_confidence_of_known_numbers():
+    numbers = {"intercept": 1.0, "total": 0.5, "lowest": 0.25, "length": -0.125}
+    log_probabilities = [-1.0, -2.0, 0.0]
+    assert caption_features(log_probabilities) == {"total": -3, "lowest": -2, "length": 3}
+    assert confidence_of(log_probabilities, numbers) == pytest.approx(1 / (1 + math.exp(1.375)))
+    assert confidence_of([-0.5, -2.0, 0.0], numbers) > confidence_of(log_probabilities, numbers)
+    assert 0 <= confidence_of([-1e6], numbers) < confidence_of([-1e-6], numbers | {"intercept": 1e6}) <= 1
+    assert confidence_of(log_probabilities, None) is None
+    with pytest.raises(ValueError, match="confidence needs a number 'lowest'"):
+        CaptionerForConditionalGeneration.config_class(confidence={"intercept": 1.0, "total": 0.5})
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Five captions suffice."""
+    monkeypatch.setattr(calibration, "MIN_CAPTIONS", 5)
+    monkeypatch.setattr(calibration, "MIN_OUTCOMES", 1)
+
+
+def test_calibrate_only(drawn_set, learnt_captioner, tmp_path, few, capsys):
+    """On captions of which a forgetful captioner, greedy after two words, has some wrong."""
+    model = tmp_path / "model"
+    shutil.copytree(learnt_captioner, model)
+    options = ["--calibrate_only", "--model", model, "--data_dir", drawn_set, "--output_dir", tmp_path / "scores"]
+    main([*map(str, options), "--max_new_tokens", "8"])
+    report = json.loads((tmp_path / "scores" / "calibration.json").read_text())
+    assert (tmp_path / "scores" / "reliability.png").stat().st_size > 1000
+    assert f"{report['all']['captions']} captions supported" in capsys.readouterr().out
+    config = CaptionerForConditionalGeneration.from_pretrained(model).config
+    assert set(config.confidence) == {"intercept", *FEATURES}
+    assert config.auto_map == json.loads((learnt_captioner / "config.json").read_text())["auto_map"]
+
+
+def test_too_few_photos_are_told(drawn_set, learnt_captioner, tmp_path, capsys):
+    options = ["--calibrate_only", "--model", learnt_captioner, "--data_dir", drawn_set, "--output_dir", tmp_path]
+    with pytest.raises(SystemExit):
+        main(list(map(str, options)))
+    assert "Too few validation photos" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_calibration(drawn_set, tmp_path, few):
+    """Barely trained, so that some captions are wrong."""
+    options = arguments(data_dir=drawn_set, output_dir=tmp_path / "run", num_train_epochs=20, validation_fraction=0.3)
+    main(options)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["confidence"].keys() == {"intercept", *FEATURES}
+    main([*options[:-1], "0", "--output_dir", str(tmp_path / "known"), "--num_train_epochs", "1"])  # validation_fraction
+    assert "confidence" not in json.loads((tmp_path / "known" / "config.json").read_text())
