@@ -33,7 +33,7 @@ def main():
         for start in range(0, len(photos), options.batch_size):
             rows = range(start, min(start + options.batch_size, len(photos)))
             captions = captioner.caption([captioner.preprocess(photo_of(photos[row])) for row in rows])
-            named |= {row: mentions(caption, names[row]) for row, (caption, _) in zip(rows, captions, strict=True)}
+            named |= {row: mentions(caption, names[row]) for row, (caption, *_) in zip(rows, captions, strict=True)}
         labels = Counter(names[row][0] for row, is_named in named.items() if is_named)
         print(f"{source}: names {sum(named.values()) / len(named):.1%} of the photos, {len(labels)} different things")
 

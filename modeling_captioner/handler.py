@@ -39,9 +39,10 @@ class EndpointHandler:
                 `language`, and `return_attention`.
 
         Returns one dict per photo with `generated_text`, `score` (the caption's natural log-probability) and, from a
-        calibrated captioner, `confidence` (the probability that its content words are right). With `return_attention` it also has the `words` of `Explanation.to_dict`: each with `text`, `probability`, `map`
-        (rows that sum to 1) and `alternatives`. Raises `ValueError` with one sentence for an invalid request; of
-        several invalid photos it names the first.
+        calibrated captioner, `confidence` (the probability that its content words are right). With `return_attention`
+        it also has the `words` of `Explanation.to_dict`: each with `text`, `probability`, `map` (rows that sum to 1)
+        and `alternatives`. Raises `ValueError` with one sentence for an invalid request; of several invalid photos it
+        names the first.
         """
         photos = self._photos(data)
         text, language, attention, generation = self._parameters(data)

@@ -11,6 +11,7 @@ import onnxruntime
 import tokenizers
 from PIL import Image
 
+from modeling_captioner.confidence import confidence_of
 from modeling_captioner.explanation import Explanation, Word, split_at
 from modeling_captioner.languages import check_language
 from modeling_captioner.photos import to_pixel_values
@@ -42,6 +43,7 @@ class OnnxCaptioner:
         try:
             config = _read_json(folder, "config.json")
             self.image_size, self.languages = config["image_size"], config.get("languages")
+            self.confidence = config.get("confidence")
             defaults = {name: config.get(name) for name in ("decoder_start_token_id", "eos_token_id")}
             settings = defaults | _read_json(folder, "generation_config.json")
             self.settings = _settings(settings, self.languages, generation)
@@ -64,19 +66,23 @@ class OnnxCaptioner:
         """The pixel values of an RGB `PIL.Image.Image`, (1, 3, size, size), float32."""
         return to_pixel_values(photo, **self.image_settings)[None]
 
-    def caption(self, photos: list[np.ndarray], *, language: str | None = None) -> list[tuple[str, float]]:
-        """Caption photos, given as a list of pixel values. Returns pairs of caption and natural log-probability.
+    def caption(
+        self, photos: list[np.ndarray], *, language: str | None = None
+    ) -> list[tuple[str, float, float | None]]:
+        """Caption photos, given as a list of pixel values.
 
-        `language`: one of `languages`; by default the first. Raises `ValueError` for any other.
+        Returns triples of caption, natural log-probability and confidence (see `confidence_of`; None if the captioner
+        is not calibrated). `language`: one of `languages`; by default the first. Raises `ValueError` for any other.
         """
-        settings = self.settings[check_language(language, self.languages)]
+        language = check_language(language, self.languages)
         with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(functools.partial(self._caption_photo, settings), photos))
+            return list(pool.map(functools.partial(self._caption_photo, language), photos))
 
-    def _caption_photo(self, settings, pixel_values):
+    def _caption_photo(self, language, pixel_values):
         regions, states = self._encode(pixel_values)
-        (ids, log_probability), *_ = self._search(regions, states, self._prompt("", settings), settings)
-        return self._decode(ids), log_probability
+        settings = self.settings[language]
+        (ids, scores), *_ = self._search(regions, states, self._prompt("", settings), settings)
+        return self._decode(ids), sum(scores), confidence_of(scores, self.confidence, language)
 
     def explain(
         self,
@@ -107,11 +113,11 @@ class OnnxCaptioner:
         found = self._search(regions, states, prompt, settings)
         scored = [self._score(regions, states, [*prompt, *ids]) for ids, _ in found]
         beams = [
-            (f"{text.strip()} {self._decode(ids)}".strip(), _total(scores, [*prompt, *ids]))
+            (f"{text.strip()} {self._decode(ids)}".strip(), sum(_of_words(scores, [*prompt, *ids])))
             for (ids, _), (scores, _) in zip(found, scored, strict=True)
         ]
-        words = self._words([*prompt, *found[0][0]], *scored[0], text, settings, alternatives)
-        return Explanation(*beams[0], words, beams, language)
+        ids = [*prompt, *found[0][0]]
+        return self._explain(ids, *scored[0], text, language, alternatives, beams)
 
     def explain_photos(self, photos: list[Image.Image], **settings: Any) -> list[Explanation]:
         """Caption and explain photos side by side; see `explain`."""
@@ -130,9 +136,17 @@ class OnnxCaptioner:
         language = check_language(language, self.languages)
         settings = self.settings[language]
         ids = [*self._prompt(caption, settings), *_ends(settings)[:1]]
-        log_probabilities, maps = self._score(*self._encode(self.preprocess(photo)), ids)
-        words = self._words(ids, log_probabilities, maps, caption, settings, alternatives)
-        return Explanation(" ".join(word.text for word in words), _total(log_probabilities, ids), words, [], language)
+        scored = self._score(*self._encode(self.preprocess(photo)), ids)
+        return self._explain(ids, *scored, caption, language, alternatives, [])
+
+    def _explain(self, ids, log_probabilities, maps, text, language, alternatives, beams):
+        """Explain a caption, `ids` with its first token, that starts with `text`; without beams, it is that text."""
+        words = self._words(ids, log_probabilities, maps, text, self.settings[language], alternatives)
+        caption = beams[0][0] if beams else " ".join(word.text for word in words)
+        scores = _of_words(log_probabilities, ids)
+        return Explanation(
+            caption, sum(scores), words, beams, language, confidence_of(scores, self.confidence, language)
+        )
 
     def _words(self, ids, log_probabilities, maps, text, settings, alternatives):
         """The words of a caption that starts with `text`."""
@@ -188,8 +202,9 @@ class OnnxCaptioner:
         return [(self._word(word), float(np.exp(log_probabilities[word]))) for word in best]
 
 
-def _total(log_probabilities, ids):
-    return float(log_probabilities[np.arange(len(ids) - 1), ids[1:]].sum())
+def _of_words(log_probabilities, ids):
+    """The log-probability of each word of `ids`, and of its end."""
+    return log_probabilities[np.arange(len(ids) - 1), ids[1:]].tolist()
 
 
 def _settings(settings, languages, generation):

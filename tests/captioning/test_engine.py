@@ -55,6 +55,7 @@ def float_export(tmp_path_factory):
         model.decoder.output_projection.weight *= 20
         model.decoder.first_state.weight *= 20
     model.generation_config.update(max_new_tokens=8, suppress_tokens=[0, 1, 2], no_repeat_ngram_size=2, num_beams=3)
+    model.config.confidence = {"intercept": 2.0, "total": 0.1, "lowest": 0.2, "length": -0.05}
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "onnx").mkdir()
@@ -91,9 +92,12 @@ def test_equal_logits_give_equal_captions(float_export, generation):
     photos = [open_photo(file) for file in EXAMPLES]
     onnx, torch = OnnxCaptioner(float_export, **generation), TorchCaptioner(str(float_export), "cpu", **generation)
     found, expected = (engine.caption([engine.preprocess(photo) for photo in photos]) for engine in (onnx, torch))
-    assert [caption for caption, _ in found] == [caption for caption, _ in expected]
-    assert len({caption for caption, _ in found}) > 1
-    np.testing.assert_allclose([score for _, score in found], [score for _, score in expected], atol=1e-3)
+    (captions, *numbers), (same, *expected_numbers) = zip(*found, strict=True), zip(*expected, strict=True)
+    assert captions == same
+    assert len(set(captions)) > 1
+    for values, expected_values, tolerance in zip(numbers, expected_numbers, (1e-3, 1e-4), strict=True):
+        np.testing.assert_allclose(values, expected_values, atol=tolerance)
+    assert all(0.01 < confidence < 0.99 for confidence in numbers[1])
 
 
 @pytest.mark.parametrize("text", ["", "a red", "A  “Red,” thing"])
@@ -105,6 +109,10 @@ def test_explanations_are_equal(float_export, text):
         assert [caption for caption, _ in found.beams] == [caption for caption, _ in expected.beams]
         assert found.caption == expected.caption == found.beams[0][0]
         assert found.log_probability == pytest.approx(expected.log_probability, abs=1e-3)
+        assert found.confidence == pytest.approx(expected.confidence, abs=1e-4)
+        if not text:
+            (_, _, confidence), *_ = engine.caption([engine.preprocess(open_photo(file))])
+            assert found.confidence == pytest.approx(confidence, abs=1e-6)
         for word, same in zip(found.words, expected.words, strict=True):
             assert (word.text, [text for text, _ in word.alternatives]) == (
                 same.text,

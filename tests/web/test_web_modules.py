@@ -69,7 +69,7 @@ def test_search_equals_that_of_python(modules, settings):
     found = modules.evaluate(SEARCH, arguments | {"prompts": prompts, "settings": settings})
     for captions, others in zip(found, expected, strict=True):
         assert [ids for ids, _ in captions] == [ids for ids, _ in others]
-        np.testing.assert_allclose([score for _, score in captions], [score for _, score in others], atol=1e-4)
+        np.testing.assert_allclose([score for _, score in captions], [sum(scores) for _, scores in others], atol=1e-4)
     assert len({tuple(captions[0][0]) for captions in expected}) > 5
     if settings.get("length_penalty", 1) <= 1:  # a larger one prefers the longest captions
         assert len({len(captions[0][0]) for captions in expected}) > 1

@@ -32,7 +32,7 @@ def step_of(model, regions):
 
 
 def captions_of_generate(model, regions, prompt, **settings):
-    """[[(ids, log-probability)]]: for each photo its captions, best first."""
+    """[[(ids, log-probabilities of the words)]]: for each photo its captions, best first."""
     beams = settings.get("num_beams", 1)
     output = model.generate(
         encoder_outputs=BaseModelOutput(regions),
@@ -48,7 +48,7 @@ def captions_of_generate(model, regions, prompt, **settings):
     captions = []
     for ids, score in zip(output.sequences[:, len(prompt) :].tolist(), scores, strict=True):
         length = ids.index(3) + 1 if 3 in ids else len(ids)
-        captions.append((ids[:length], score[:length].sum().item()))
+        captions.append((ids[:length], score[:length].tolist()))
     return [captions[photo : photo + beams] for photo in range(0, len(captions), beams)]
 
 
@@ -57,7 +57,8 @@ def assert_same_captions(model, regions, prompt, **settings):
     for photo, captions in zip(regions, expected, strict=True):
         found = search(step_of(model, photo[None]), [], prompt, {"eos_token_id": 3} | settings)
         assert [ids for ids, _ in found] == [ids for ids, _ in captions]
-        np.testing.assert_allclose([score for _, score in found], [score for _, score in captions], atol=1e-3)
+        for (_, scores), (_, expected_scores) in zip(found, captions, strict=True):
+            np.testing.assert_allclose(scores, expected_scores, atol=1e-3)
     return [captions[0][0] for captions in expected]
 
 
