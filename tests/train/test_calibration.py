@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 
 from modeling_captioner import CaptionerForConditionalGeneration
 from modeling_captioner.confidence import FEATURES, caption_features, confidence_of
@@ -106,7 +107,7 @@ def test_confidence_of_known_numbers():
     assert confidence_of([-0.5, -2.0, 0.0], numbers) > confidence_of(log_probabilities, numbers)
     assert 0 <= confidence_of([-1e6], numbers) < confidence_of([-1e-6], numbers | {"intercept": 1e6}) <= 1
     assert confidence_of(log_probabilities, None) is None
-    with pytest.raises(ValueError, match="confidence needs a number 'lowest'"):
+    with pytest.raises(StrictDataclassError, match="confidence needs a number"):
         CaptionerForConditionalGeneration.config_class(confidence={"intercept": 1.0, "total": 0.5})
 
 
