@@ -60,7 +60,9 @@ def parse_options(arguments=None):
     photos.add_argument("--image_column", default="image", help="The image column of the dataset. Default: image.")
     captions = parser.add_argument_group("captions")
     captions.add_argument(
-        "--json", action="store_true", help="Print JSON lines: file, caption, natural log_probability."
+        "--json",
+        action="store_true",
+        help="Print JSON lines: file, caption, natural log_probability, and confidence from a calibrated model.",
     )
     captions.add_argument(
         "--output",
@@ -73,6 +75,13 @@ def parse_options(arguments=None):
     )
     captions.add_argument("--prefix", default="", metavar="TEXT", help="Text to put before each caption, verbatim.")
     captions.add_argument("--suffix", default="", metavar="TEXT", help="Text to put after each caption, verbatim.")
+    captions.add_argument(
+        "--min_confidence",
+        type=share,
+        metavar="SHARE",
+        help="Set captions with less confidence, from 0 to 1, aside for a person: they go to FILE.review.csv, with "
+        "--txt to PHOTO.review.txt, otherwise to standard error, and --resume does not make them again.",
+    )
     captions.add_argument("--resume", action="store_true", help="Continue an interrupted run with --output or --txt.")
     captions.add_argument(
         "--attention",
@@ -133,6 +142,16 @@ def language_name(text):
     if not re.fullmatch(r"[\w-]+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a language, such as en")
     return text
+
+
+def share(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def positive_int(text):

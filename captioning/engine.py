@@ -1,8 +1,8 @@
 """Choosing what runs a captioner: onnxruntime, which starts in a second, or PyTorch, which does everything.
 
-Both engines have the same attributes and methods: `image_size`; `languages`; `defaults`, the generation settings;
-`batch_size`, the number of photos per batch; and `preprocess`, `caption`, `explain`, `explain_photos` and
-`explain_caption`, described in `OnnxCaptioner`.
+Both engines have the same attributes and methods: `image_size`, `languages` and `confidence`, those of the
+configuration; `defaults`, the generation settings; `batch_size`, the number of photos per batch; and `preprocess`,
+`caption`, `explain`, `explain_photos` and `explain_caption`, described in `OnnxCaptioner`.
 """
 
 import ctypes.util

@@ -29,7 +29,8 @@ class TorchCaptioner:
     def __init__(self, name, device=None, dtype="float32", **generation):
         self.model, self.processor = load_captioner(name, device, dtype)
         self.generation = generation
-        self.image_size, self.languages = self.model.config.image_size, self.model.config.languages
+        self.languages, self.confidence = self.model.config.languages, self.model.config.confidence
+        self.image_size = self.model.config.image_size
         on_cpu = self.model.device.type == "cpu"
         self.batch_size = min(16 * torch.get_num_threads(), MAX_BATCH_SIZE) if on_cpu else MAX_BATCH_SIZE
 

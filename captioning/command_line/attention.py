@@ -31,7 +31,7 @@ def caption_with_maps(
         explanations = [captioner.explain(photo, language=language) for language in languages]
         photo.thumbnail((512, 512))
         drawn += [(name, photo, explanation) for explanation in explanations]
-        yield [(name, [(explanation.caption, explanation.log_probability) for explanation in explanations])]
+        yield [(name, [(found.caption, found.log_probability, found.confidence) for found in explanations])]
 
 
 def check_drawing(path: str, photos: int) -> None:

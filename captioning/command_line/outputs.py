@@ -5,7 +5,7 @@ output cannot be written, and returns the names of the photos that are already d
 its captions; `finish` takes a function that returns the position of a name in the order, and the number of photos
 captioned by all processes of this run.
 
-The captions of a photo are pairs of caption and natural log-probability, one for each of `languages`.
+The captions of a photo are [`Caption`]s, one for each of `languages`.
 """
 
 import json
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from captioning.coco import image_id
 from captioning.errors import printable
@@ -23,7 +24,17 @@ from captioning.saving import write_file, writing
 from captioning.spreadsheets import BYTE_ORDER_MARK, csv_line, parse_csv_line
 
 REMEDY = "free disk space, then use --resume."
-Captions = list[tuple[str, float]]
+
+
+class Caption(NamedTuple):
+    """A caption, its natural log-probability and its confidence from 0 to 1, None if the captioner gives none."""
+
+    text: str
+    log_probability: float
+    confidence: float | None = None
+
+
+Captions = list[Caption]
 
 
 @dataclass(frozen=True)
@@ -48,11 +59,10 @@ def make_format(suffix: str, languages: list[str]) -> Format:
     """The `Format` of files with this suffix. Raises `KeyError` for an unknown suffix."""
     return {
         ".tsv": lambda: _tsv(len(languages) or 1),
-        ".jsonl": lambda: _json_lines("file", "caption", languages, score="log_probability"),
+        ".jsonl": lambda: _json_lines("file", "caption", languages, ("log_probability", "confidence")),
         ".csv": lambda: _csv(languages),
-        ".json": lambda: _json_lines(
-            "image_id", "caption", languages, name=image_id
-        ),  # cocodataset.org/#format-results
+        # cocodataset.org/#format-results
+        ".json": lambda: _json_lines("image_id", "caption", languages, ("confidence",), name=image_id),
     }[suffix]()
 
 
@@ -71,26 +81,33 @@ def _tsv(captions: int) -> Format:
             raise ValueError("a caption is missing")
         return name
 
-    return Format(lambda name, found: "\t".join([name, *(text for text, _ in found)]), parse_name, name=printable)
+    return Format(lambda name, found: "\t".join([name, *(text for text, *_ in found)]), parse_name, name=printable)
 
 
 def _csv(languages: list[str]) -> Format:
-    columns = zip(fields("caption", languages), fields("log_probability", languages), strict=True)
-    header = csv_line("file", *(column for pair in columns for column in pair))
+    """Without a confidence, its cells are empty."""
+    columns = zip(*(fields(name, languages) for name in ("caption", "log_probability", "confidence")), strict=True)
+    header = csv_line("file", *(column for group in columns for column in group))
     return Format(
-        line=lambda name, found: csv_line(name, *(value for pair in found for value in pair)),
+        line=lambda name, found: csv_line(name, *(value for caption in found for value in caption)),
         parse_name=lambda line: parse_csv_line(line)[0],
         header=f"{BYTE_ORDER_MARK}{header}\r\n",
         end="\r\n",  # a name may contain a line break
     )
 
 
-def _json_lines(key: str, text: str, languages: list[str], score: str = "", name: Callable = str) -> Format:
-    texts, scores = fields(text, languages), fields(score, languages) if score else []
+def _json_lines(
+    key: str, text: str, languages: list[str], numbers: tuple[str, ...] = (), name: Callable = str
+) -> Format:
+    texts = fields(text, languages)
 
     def line(name, found):
-        row = {key: name} | dict(zip(texts, (caption for caption, _ in found), strict=True))
-        return json.dumps(row | dict(zip(scores, (value for _, value in found), strict=bool(scores))))
+        row = {key: name} | dict(zip(texts, (caption.text for caption in found), strict=True))
+        for number in numbers:
+            values = [getattr(caption, number) for caption in found]
+            pairs = zip(fields(number, languages), values, strict=True)
+            row |= {field: value for field, value in pairs if value is not None}
+        return json.dumps(row)
 
     def parse_name(line: str) -> str:
         row = json.loads(line)
@@ -174,8 +191,8 @@ class TextFiles:
     Of several languages, each has files of its own: .en.txt, .vi.txt.
     """
 
-    def __init__(self, languages: list[str] = ()):
-        self.suffixes = [f".{language}.txt" for language in languages] if len(languages) > 1 else [".txt"]
+    def __init__(self, languages: list[str] = (), end: str = ".txt"):
+        self.suffixes = [f".{language}{end}" for language in languages] if len(languages) > 1 else [end]
 
     def name(self, photo: str) -> str:
         return str(Path(photo).with_suffix(self.suffixes[-1]))  # which is written last
@@ -195,7 +212,7 @@ class TextFiles:
 
     def add(self, captions: Iterable[tuple[str, Captions]]) -> None:
         for photo, found in captions:
-            for suffix, (caption, _) in zip(self.suffixes, found, strict=True):
+            for suffix, (caption, *_) in zip(self.suffixes, found, strict=True):
                 file = os.path.realpath(Path(photo).with_suffix(suffix))
                 if not os.path.exists(file):  # of one of several languages
                     with writing(file, remedy=REMEDY):

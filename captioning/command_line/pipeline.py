@@ -34,7 +34,8 @@ def caption_photos(
         failed: list to which (name, error) pairs are appended.
         languages: those of the captioner to caption in; None for its default.
 
-    Yields lists of (name, [(caption, natural log-probability) in each language]), in the order of the photos.
+    Yields lists of (name, [(caption, natural log-probability, confidence) in each language]), in the order of the
+    photos.
     """
 
     def decode(photo):

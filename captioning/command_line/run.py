@@ -8,9 +8,10 @@ from captioning.engine import load_engine
 from captioning.errors import print_error
 from modeling_captioner.languages import check_language
 
-from .outputs import CaptionFile, StandardOutput, TextFiles, without_repetitions
+from .outputs import Caption, CaptionFile, StandardOutput, TextFiles, without_repetitions
 from .pipeline import caption_photos
 from .processes import broadcast_from_main, gather_results, init_processes
+from .review import Review, ReviewFile, ReviewLines, ReviewTexts
 
 # Modules that need PyTorch, datasets or Matplotlib are imported inside the functions: each takes a second or more.
 
@@ -25,6 +26,11 @@ def run(options):
     generation = {name: getattr(options, name) for name in ("num_beams", "max_new_tokens")}
     generation = {name: value for name, value in generation.items() if value is not None}
     captioner = load_engine(options, generation, verbose=process == 0)
+    if options.min_confidence is not None and captioner.confidence is None:
+        raise ValueError(
+            f"{options.model} gives no confidence; calibrate it (python -m train --calibrate_only --model"
+            f" {options.model} --data_dir PHOTOS_WITH_CAPTIONS), or leave out --min_confidence."
+        )
     languages = [check_language(language, captioner.languages) for language in options.language or [None]]
     own = itertools.islice(photos, process, None, processes)
     failed, drawn = [], []
@@ -43,7 +49,7 @@ def run(options):
     done = 0
     with progress_bar(options, total and len(range(process, total, processes))) as bar:
         for batch in captions:
-            output.add([(name, [(_decorate(options, text), score) for text, score in found]) for name, found in batch])
+            output.add([(name, [_decorated(options, *caption) for caption in found]) for name, found in batch])
             bar.update(len(batch))
             done += len(batch)
     if drawn:
@@ -55,18 +61,22 @@ def run(options):
     return 0
 
 
-def _decorate(options, caption):
-    return f"{options.prefix}{caption}{options.suffix}"
+def _decorated(options, text, *numbers):
+    return Caption(f"{options.prefix}{text}{options.suffix}", *numbers)
 
 
 def create_output(options, process, processes):
+    languages = options.language
     if options.output:
-        return CaptionFile(options.output, process, processes, options.language)
-    if options.txt:
-        return TextFiles(options.language)
-    if processes > 1:
+        output = CaptionFile(options.output, process, processes, languages)
+        aside = ReviewFile(f"{options.output}.review.csv", process, processes, languages)
+    elif options.txt:
+        output, aside = TextFiles(languages), ReviewTexts(languages)
+    elif processes > 1:
         raise ValueError("Several processes cannot share standard output; use --output FILE or --txt.")
-    return StandardOutput(".jsonl" if options.json else ".tsv", options.language)
+    else:
+        output, aside = StandardOutput(".jsonl" if options.json else ".tsv", languages), ReviewLines()
+    return output if options.min_confidence is None else Review(output, aside, options.min_confidence)
 
 
 def list_files(options, output, process, processes):

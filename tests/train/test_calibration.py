@@ -118,18 +118,32 @@ def few(monkeypatch):
     monkeypatch.setattr(calibration, "MIN_OUTCOMES", 1)
 
 
-def test_calibrate_only(drawn_set, learnt_captioner, tmp_path, few, capsys):
-    """On captions of which a forgetful captioner, greedy after two words, has some wrong."""
+@pytest.fixture(scope="module")
+def doubted_set(drawn_set, tmp_path_factory):
+    """The drawn photos; people say other things of three of the eight to validate with."""
+    folder = tmp_path_factory.mktemp("doubted") / "set"
+    shutil.copytree(drawn_set, folder)
+    file = folder / "validation" / "metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows[:3]:
+        row["captions"] = ["a cat"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_calibrate_only(doubted_set, learnt_captioner, tmp_path, few, capsys):
     model = tmp_path / "model"
     shutil.copytree(learnt_captioner, model)
-    options = ["--calibrate_only", "--model", model, "--data_dir", drawn_set, "--output_dir", tmp_path / "scores"]
-    main([*map(str, options), "--max_new_tokens", "8"])
+    options = ["--calibrate_only", "--model", model, "--data_dir", doubted_set, "--output_dir", tmp_path / "scores"]
+    main(list(map(str, options)))
     report = json.loads((tmp_path / "scores" / "calibration.json").read_text())
+    assert (report["all"]["captions"], report["all"]["supported"]) == (8, 5 / 8)
     assert (tmp_path / "scores" / "reliability.png").stat().st_size > 1000
-    assert f"{report['all']['captions']} captions supported" in capsys.readouterr().out
+    assert "all: 62.5% of 8 captions supported; AUC " in capsys.readouterr().out
     config = CaptionerForConditionalGeneration.from_pretrained(model).config
     assert set(config.confidence) == {"intercept", *FEATURES}
-    assert config.auto_map == json.loads((learnt_captioner / "config.json").read_text())["auto_map"]
+    written, before = (json.loads((folder / "config.json").read_text()) for folder in (model, learnt_captioner))
+    assert written == before | {"confidence": config.confidence}
 
 
 def test_too_few_photos_are_told(drawn_set, learnt_captioner, tmp_path, capsys):
@@ -139,10 +153,11 @@ def test_too_few_photos_are_told(drawn_set, learnt_captioner, tmp_path, capsys):
     assert "Too few validation photos" in capsys.readouterr().err
 
 
-def test_a_run_ends_with_calibration(drawn_set, tmp_path, few):
-    """Barely trained, so that some captions are wrong; on photos that it was trained on it is not calibrated."""
-    for fraction, calibrated in ((0.3, True), (0, False)):
-        folder = tmp_path / str(fraction)
-        main(arguments(data_dir=drawn_set, output_dir=folder, num_train_epochs=4, validation_fraction=fraction))
-        config = json.loads((folder / "config.json").read_text())
-        assert config.get("confidence", {}).keys() == ({"intercept", *FEATURES} if calibrated else set())
+@pytest.mark.parametrize(("fraction", "calibrated"), [(0.3, True), (0, False)])
+def test_a_run_ends_with_calibration(doubted_set, learnt_captioner, tmp_path, few, fraction, calibrated):
+    """Unless it validates on the photos that it learns from."""
+    options = {"model": learnt_captioner, "data_dir": doubted_set, "output_dir": tmp_path / "run"}
+    main(arguments(**options, validation_fraction=fraction, max_train_steps=1, learning_rate=0))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config.get("confidence", {}).keys() == ({"intercept", *FEATURES} if calibrated else set())
+    assert (tmp_path / "run" / "reliability.png").exists() == calibrated
