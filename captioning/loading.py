@@ -77,6 +77,21 @@ def load_captioner(name: str, device: str | None, dtype: str, **options: Any) ->
     return model.to(device), processor
 
 
+def gives_confidence(name: str) -> bool:
+    """Whether a captioner is calibrated, without loading it; False if there is none of this name."""
+    try:
+        file = Path(name, "config.json") if Path(name).is_dir() else _download_config(name)
+        return bool(json.loads(Path(file).read_text(encoding="utf-8")).get("confidence"))
+    except (OSError, ValueError, AttributeError):  # loading it says what is wrong
+        return False
+
+
+def _download_config(name):
+    from huggingface_hub import hf_hub_download
+
+    return hf_hub_download(name, "config.json")
+
+
 def check_model(name: str) -> None:
     """Raise `ValueError` for an incomplete, mistyped or unusable folder, in one sentence and without asking the Hub."""
     folder = Path(name)

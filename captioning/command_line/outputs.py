@@ -52,15 +52,19 @@ class Format:
     end: str = "\n"
 
     def lines(self, captions: Iterable[tuple[str, Captions]]) -> str:
-        return "".join(self.line(self.name(photo), found) + self.end for photo, found in captions)
+        named = ((self.name(photo), [Caption(*caption) for caption in found]) for photo, found in captions)
+        return "".join(self.line(name, found) + self.end for name, found in named)
 
 
-def make_format(suffix: str, languages: list[str]) -> Format:
-    """The `Format` of files with this suffix. Raises `KeyError` for an unknown suffix."""
+def make_format(suffix: str, languages: list[str], calibrated: bool = False) -> Format:
+    """The `Format` of files with this suffix. Raises `KeyError` for an unknown suffix.
+
+    `calibrated`: whether the captioner gives a confidence, which is a column of CSV.
+    """
     return {
         ".tsv": lambda: _tsv(len(languages) or 1),
         ".jsonl": lambda: _json_lines("file", "caption", languages, ("log_probability", "confidence")),
-        ".csv": lambda: _csv(languages),
+        ".csv": lambda: _csv(languages, calibrated),
         # cocodataset.org/#format-results
         ".json": lambda: _json_lines("image_id", "caption", languages, ("confidence",), name=image_id),
     }[suffix]()
@@ -84,12 +88,12 @@ def _tsv(captions: int) -> Format:
     return Format(lambda name, found: "\t".join([name, *(text for text, *_ in found)]), parse_name, name=printable)
 
 
-def _csv(languages: list[str]) -> Format:
-    """Without a confidence, its cells are empty."""
-    columns = zip(*(fields(name, languages) for name in ("caption", "log_probability", "confidence")), strict=True)
+def _csv(languages: list[str], calibrated: bool) -> Format:
+    names = Caption._fields[1:] if calibrated else ["log_probability"]
+    columns = zip(*(fields(name, languages) for name in ("caption", *names)), strict=True)
     header = csv_line("file", *(column for group in columns for column in group))
     return Format(
-        line=lambda name, found: csv_line(name, *(value for caption in found for value in caption)),
+        line=lambda name, found: csv_line(name, *(value for caption in found for value in caption[: 1 + len(names)])),
         parse_name=lambda line: parse_csv_line(line)[0],
         header=f"{BYTE_ORDER_MARK}{header}\r\n",
         end="\r\n",  # a name may contain a line break
@@ -230,12 +234,19 @@ class CaptionFile:
     says what they are, so that no other files are merged and deleted.
     """
 
-    def __init__(self, path: str | Path, process: int = 0, processes: int = 1, languages: list[str] = ()):
+    def __init__(
+        self,
+        path: str | Path,
+        process: int = 0,
+        processes: int = 1,
+        languages: list[str] = (),
+        calibrated: bool = False,
+    ):
         self.path, self.file, self.resumed, self.processes = Path(path), None, False, processes
         if self.path.name == "metadata.jsonl":
             self.format = imagefolder(self.path, languages)
         elif self.path.suffix in SUFFIXES:
-            self.format = make_format(self.path.suffix, languages)
+            self.format = make_format(self.path.suffix, languages, calibrated)
         else:
             raise ValueError(f"--output {path}: the file name must end with {', '.join(SUFFIXES)}.")
         self.name = self.format.name

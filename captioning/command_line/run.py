@@ -6,6 +6,7 @@ import sys
 
 from captioning.engine import load_engine
 from captioning.errors import print_error
+from captioning.loading import gives_confidence
 from modeling_captioner.languages import check_language
 
 from .outputs import Caption, CaptionFile, StandardOutput, TextFiles, without_repetitions
@@ -68,8 +69,8 @@ def _decorated(options, text, *numbers):
 def create_output(options, process, processes):
     languages = options.language
     if options.output:
-        output = CaptionFile(options.output, process, processes, languages)
-        aside = ReviewFile(f"{options.output}.review.csv", process, processes, languages)
+        output = CaptionFile(options.output, process, processes, languages, gives_confidence(options.model))
+        aside = ReviewFile(f"{options.output}.review.csv", process, processes, languages, calibrated=True)
     elif options.txt:
         output, aside = TextFiles(languages), ReviewTexts(languages)
     elif processes > 1:
