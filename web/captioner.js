@@ -1,6 +1,7 @@
 // The captioner, from pixels to an explained caption: runs the ONNX files that publishing/onnx/export.py
 // describes.
 
+import { confidenceOf } from "./confidence.js";
 import { largest, logSoftmax, search } from "./search.js";
 import { resize } from "./resize.js";
 import { loadRuntime } from "./runtime.js";
@@ -81,7 +82,13 @@ export class Captioner {
       caption: this.decode([...prompt.slice(1), ...ids]),
       log_probability: begun + logProbability,
     }));
-    return { ...captions[0], language, words: words.filter(({ id }) => !this.ends.includes(id)), beams: captions };
+    return {
+      ...captions[0],
+      language,
+      words: words.filter(({ id }) => !this.ends.includes(id)),
+      beams: captions,
+      confidence: this.confidence(words, language),
+    };
   }
 
   // What `caption` returns, for a caption that is given.
@@ -89,7 +96,13 @@ export class Captioner {
     const { language, decoder_start_token_id: start } = this.settingsOf(options);
     const words = await this.explain(photo, [start, ...this.tokenizer.encode(caption), this.ends[0]]);
     const logProbability = words.reduce((sum, { probability }) => sum + Math.log(probability), 0);
-    return { caption, log_probability: logProbability, language, words: words.slice(0, -1), beams: [] };
+    const confidence = this.confidence(words, language);
+    return { caption, log_probability: logProbability, language, words: words.slice(0, -1), beams: [], confidence };
+  }
+
+  // `words`: what `explain` returns, with the end
+  confidence(words, language) {
+    return confidenceOf(words.map(({ probability }) => probability), this.config.confidence, language);
   }
 
   // The probability of each word of `caption`, as if the model had generated it.

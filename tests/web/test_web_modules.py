@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from captioning.onnx.search import search
+from modeling_captioner.confidence import confidence_of
 from publishing.static_site import build_site
 from tests.helpers.page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, TIMEOUT, needs_browser, skip_unless_site_builds
 from tests.helpers.paths import ROOT
@@ -73,6 +74,18 @@ def test_search_equals_that_of_python(modules, settings):
     assert len({tuple(captions[0][0]) for captions in expected}) > 5
     if settings.get("length_penalty", 1) <= 1:  # a larger one prefers the longest captions
         assert len({len(captions[0][0]) for captions in expected}) > 1
+
+
+def test_confidence_equals_that_of_python(modules):
+    numbers = {"intercept": 1.5, "total": 0.3, "lowest": 0.5, "length": -0.1}
+    numbers["languages"] = {"vi": {"intercept": -0.5, "total": 0.2, "lowest": 0.0, "length": 0.05}}
+    confidence = """async ([...values]) => (await import("/confidence.js")).confidenceOf(...values) ?? null"""
+    for probabilities in ([0.9, 0.5, 0.02, 1.0], [1e-30] * 20):
+        scores = np.log(probabilities).tolist()
+        for language in ("vi", "en", None):
+            found = modules.evaluate(confidence, [probabilities, numbers, language])
+            assert found == pytest.approx(confidence_of(scores, numbers, language), rel=1e-9)
+        assert modules.evaluate(confidence, [probabilities, None, None]) is None
 
 
 RESIZE = """async ({ pixels, width, height, channels, newWidth, newHeight }) => {
