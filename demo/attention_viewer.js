@@ -11,7 +11,7 @@ import { addSentence } from "./sentence.js";
 import { acceptPhotos } from "./upload.js";
 import { createBeam, createWord } from "./word_buttons.js";
 
-const LOW_CONFIDENCE = 0.5; // below it, the caption is more likely to be wrong than right
+const LOW_CONFIDENCE = 0.3; // as README.md sets captions aside for a person
 
 // Show the viewer in `element`, which contains attention_viewer.html. The arguments are those of a script of Gradio's HTML
 // component; the page without a server passes the same: `props.value` is the answer that is shown, with all maps, so that
