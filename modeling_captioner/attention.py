@@ -4,8 +4,6 @@ import math
 
 from torch import nn
 
-from .inference import Linear
-
 
 class DotAttention(nn.Module):
     """Scaled dot-product attention of words over regions (Luong et al. 2015, eq. 8; Vaswani et al. 2017, eq. 1).
@@ -17,7 +15,7 @@ class DotAttention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, states, regions):
         scores = self.query(states) @ regions.transpose(1, 2) / math.sqrt(regions.shape[-1])  # (batch, words, regions)
@@ -30,7 +28,7 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.score = nn.Linear(config.hidden_size, 1, bias=False)
 
     def forward(self, states, regions):
@@ -48,8 +46,8 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.query = Linear(config.hidden_size, config.hidden_size)
-        self.output = Linear(config.hidden_size, config.hidden_size)
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, states, regions):
         query, keys = self._split_heads(self.query(states)), self._split_heads(regions)  # (batch, heads, ..., head_dim)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.utils import logging
 
 from .confidence import FEATURES, INTERCEPT
 
@@ -22,8 +23,12 @@ LIBRARY_KEYS = {
     "output_attentions",
     "quantization_config",
     "torch_dtype",
+    "transformers.js_config",
 }
 OPTIONAL = {"languages", "confidence"}  # written only if the captioner has them
+OLDER_OPTIONS = {"encoder_frozen"}
+
+logger = logging.get_logger(__name__)
 
 
 @strict
@@ -86,12 +91,19 @@ class CaptionerConfig(PreTrainedConfig):
         # Older configurations said twice what was trained.
         if kwargs.pop("encoder_frozen", None) is False and self.encoder_trained_from is None:
             self.encoder_trained_from = "all"
-        known = LIBRARY_KEYS | GenerationConfig().to_dict().keys()
-        for key in kwargs:
-            if key not in known and not key.startswith("_"):
-                nearest = difflib.get_close_matches(key, self.__dataclass_fields__, n=1, cutoff=0.0)[0]
+        for key, nearest in _unknown_options(kwargs).items():
+            if nearest:
                 raise ValueError(f"CaptionerConfig has no option {key!r}; did you mean {nearest!r}?")
+            logger.warning(f"CaptionerConfig has no option {key!r}; it changes nothing.")
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As inherited, but a file may have any keys: other programs and later transformers write their own."""
+        misspelt = {key: nearest for key, nearest in _unknown_options(config_dict).items() if nearest}
+        for key, nearest in misspelt.items():
+            logger.warning(f"config.json sets {key!r}, which is left out; if it means {nearest!r}, correct it.")
+        return super().from_dict({k: v for k, v in config_dict.items() if k not in misspelt}, **kwargs)
 
     def validate_encoder_name(self):
         """Accept only a bare architecture name: timm would also load untrusted files by `hf-hub:` and `local-dir:`."""
@@ -130,6 +142,14 @@ class CaptionerConfig(PreTrainedConfig):
         """As inherited; without `languages` if there is only one, and without `confidence` if there is none."""
         values = super().to_dict()
         return {name: value for name, value in values.items() if name not in OPTIONAL or value is not None}
+
+
+def _unknown_options(keys):
+    """Those of `keys` that are unknown, each with the option that it may be a misspelling of, or None."""
+    options = CaptionerConfig.__dataclass_fields__
+    known = LIBRARY_KEYS | OLDER_OPTIONS | options.keys() | GenerationConfig().to_dict().keys()
+    unknown = [key for key in keys if key not in known and not key.startswith("_")]
+    return {key: next(iter(difflib.get_close_matches(key, options, n=1, cutoff=0.75)), None) for key in unknown}
 
 
 CaptionerConfig.register_for_auto_class()

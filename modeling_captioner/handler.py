@@ -11,6 +11,11 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 MAX_PHOTOS = 32
 # Upper bounds, so that one request cannot occupy the endpoint for minutes.
 LIMITS = {"max_length": 64, "max_new_tokens": 64, "num_beams": 16, "num_return_sequences": 16}
+# The other parameters of `generate` that a request may set.
+PARAMETERS = {
+    *("do_sample", "early_stopping", "length_penalty", "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size"),
+    *("repetition_penalty", "temperature", "top_k", "top_p", "typical_p"),
+}
 
 
 class EndpointHandler:
@@ -23,7 +28,8 @@ class EndpointHandler:
     def __init__(self, path=""):
         path = str(path)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True).to(device).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True).to(device)
+        self.model.optimize_for_inference()
         self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
         # Loaded as transformers loads the model's code, so that nothing here depends on `sys.path`.
         self.open_photo = get_class_from_dynamic_module("photos.open_photo", path)
@@ -42,27 +48,13 @@ class EndpointHandler:
         calibrated captioner, `confidence` (the probability that its content words are right). With `return_attention`
         it also has the `words` of `Explanation.to_dict`: each with `text`, `probability`, `map` (rows that sum to 1)
         and `alternatives`. Raises `ValueError` with one sentence for an invalid request; of several invalid photos it
-        names the first.
+        names the first. Other errors are not the client's.
         """
         photos = self._photos(data)
         text, language, attention, generation = self._parameters(data)
-        try:
-            explanations = self.explain_photos(
-                self.model,
-                self.processor,
-                photos,
-                text=text,
-                language=language,
-                **{"num_return_sequences": 1} | generation,
-            )
-        except (
-            TypeError,
-            AttributeError,
-            IndexError,
-            RuntimeError,
-        ) as error:  # a wrong type, or out of range
-            reason = " ".join(str(error).split())
-            raise ValueError(f"The parameters {generation} are invalid ({reason}); correct them.") from error
+        explanations = self.explain_photos(
+            self.model, self.processor, photos, text=text, language=language, **{"num_return_sequences": 1} | generation
+        )
         return [_format_answer(explanation, attention) for explanation in explanations]
 
     def _photos(self, data):
@@ -93,9 +85,9 @@ class EndpointHandler:
         if not isinstance(text, str):
             raise ValueError(f"text={text!r} is not a string; give the words that the caption starts with.")
         for name, value in generation.items():
-            # Only the names of `GenerationConfig`: some other arguments of `generate` load code from the Hub.
-            if name.startswith("_") or name not in self.model.generation_config.to_dict():
-                raise ValueError(f"The parameter {name!r} is unknown; use those of GenerationConfig.")
+            if name not in PARAMETERS | LIMITS.keys():  # some arguments of `generate` load code from the Hub
+                names = ", ".join(sorted(PARAMETERS | LIMITS.keys() | {"language", "return_attention", "text"}))
+                raise ValueError(f"The parameter {name!r} is unknown; use some of {names}.")
             if name in LIMITS and not (type(value) is int and 1 <= value <= LIMITS[name]):
                 raise ValueError(f"{name}={value!r} must be an integer from 1 to {LIMITS[name]}.")
         return text, language, attention, generation

@@ -77,12 +77,7 @@ def write_repository(source, folder, dtype=torch.float16):
     onnx_files = find_onnx(source) or []
     tensors = {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
     tensors |= {name: _convert(parameter.data, dtype) for name, parameter in model.named_parameters()}
-    pipeline = {"impl": "pipeline_captioner.CaptionerPipeline", "pt": ["AutoModelForImageTextToText"]}
-    model.config.custom_pipelines = {"image-text-to-text": pipeline}
     save_captioner(model, processor, folder, tensors)
-    if Path(folder).resolve() != SHIPPED:
-        for file in [*SHIPPED.glob("*.py"), *SHIPPED.glob("requirements.txt")]:
-            shutil.copyfile(file, Path(folder) / file.name)
     if onnx_files and Path(folder).resolve() != Path(source).resolve():
         shutil.copytree(onnx_files[0].parent, Path(folder) / "onnx", dirs_exist_ok=True)
     return model, processor
