@@ -28,6 +28,7 @@ class TorchCaptioner:
 
     def __init__(self, name, device=None, dtype="float32", **generation):
         self.model, self.processor = load_captioner(name, device, dtype)
+        self.model.optimize_for_inference()
         self.generation = generation
         self.languages, self.confidence = self.model.config.languages, self.model.config.confidence
         self.image_size = self.model.config.image_size

@@ -83,6 +83,6 @@ class CaptionerEncoder(nn.Module):
             getattr(self.backbone, name).eval()
         if self.frozen_batch_norms:
             for module in self.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self

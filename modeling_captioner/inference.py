@@ -21,6 +21,7 @@ class FoldedConvNormAct(nn.Module):
         weight, bias = _fold(block.conv, block.bn)
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
+        self.train(block.training)
 
     def forward(self, x):
         if type(self.conv) is not nn.Conv2d:  # an adapter has replaced it

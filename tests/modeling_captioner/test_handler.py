@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from modeling_captioner.handler import EndpointHandler
 from publishing.publish import write_repository
 from tests.helpers.paths import SHIPPED
 from tests.helpers.programs import run_python
@@ -100,7 +102,13 @@ def test_wrong_requests_get_one_sentence_each(asked):
         {{"inputs": coded[0], "parameters": {{"max_new_tokens": "many"}}}},
         {{"inputs": coded[0], "parameters": {{"repetition_penalty": "much"}}}},
         {{"inputs": coded[0], "parameters": {{"forced_bos_token_id": 99999}}}},
-        {{"inputs": coded[0], "parameters": {{"do_sample": True, "temperature": 1e-45}}}},
+        {{"inputs": coded[0], "parameters": {{"do_sample": True, "temperature": 1e-9}}}},
+        {{"inputs": coded[0], "parameters": {{"do_sample": "yes"}}}},
+        {{"inputs": coded[0], "parameters": {{"num_beams": "3"}}}},
+        {{"inputs": coded[0], "parameters": {{"num_beams": None}}}},
+        {{"inputs": coded[0], "parameters": {{"num_return_sequences": 3, "num_beams": 1}}}},
+        {{"inputs": coded[0], "parameters": {{"early_stopping": "soon"}}}},
+        {{"inputs": coded[0], "parameters": {{"language": "vi"}}}},
     )]"""
     )
     expected = [
@@ -118,11 +126,36 @@ def test_wrong_requests_get_one_sentence_each(asked):
         "num_beams=1000 must be an integer from 1 to 16",
         "max_new_tokens='many' must be an integer from 1 to 64",
     ]
-    expected += [""] + ["The parameters {"] * 2
+    expected += [
+        "repetition_penalty='much' must be a number from 0.01 to 100",
+        "The parameter 'forced_bos_token_id' is unknown",
+        "temperature=1e-09 must be a number from 0.01 to 100",
+        "do_sample='yes' must be true or false",
+        "num_beams='3' must be an integer from 1 to 16",
+        "num_beams=None must be an integer from 1 to 16",
+        "num_return_sequences=3 asks for more captions than num_beams=1 finds",
+        "`early_stopping` must be a boolean or 'never'",
+        "language='vi' is unknown; this captioner has only one",
+    ]
     for sentence, beginning in zip(sentences, expected, strict=True):
         assert isinstance(sentence, str)
         assert sentence.startswith(beginning)
         assert "\n" not in sentence
+
+
+def test_faults_of_ours_are_not_blamed_on_the_client(learnt_captioner, files, monkeypatch, tmp_path):
+    """Such as a device that runs out of memory: they stay what they are, and are no `ValueError`."""
+    write_repository(learnt_captioner, tmp_path)
+    handler = EndpointHandler(tmp_path)
+    for fault in (torch.OutOfMemoryError("CUDA out of memory"), AttributeError("a bug"), IndexError("a bug")):
+
+        def fail(*_, fault=fault):
+            raise fault
+
+        hook = handler.model.decoder.first_rnn.register_forward_pre_hook(fail)
+        with pytest.raises(type(fault), match=str(fault)):
+            handler({"inputs": files[0].read_bytes()})
+        hook.remove()
 
 
 def test_shipped_captioner(tmp_path):
