@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from modeling_captioner.checks import check_generation
-
 # Settings in generation_config.json: those that `search` implements, and those that do not affect its result.
 SUPPORTED = {
     "num_beams",
@@ -19,21 +17,12 @@ SUPPORTED = {
     "suppress_tokens",
     "eos_token_id",
 }
-NEUTRAL = {
-    "num_return_sequences",
-    "bos_token_id",
-    "pad_token_id",
-    "decoder_start_token_id",
-    "transformers_version",
-    "use_cache",
-    "languages",
-}
+NEUTRAL = {"bos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version", "use_cache", "languages"}
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p"}  # ignored unless do_sample is true
 
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Raises `ValueError` if `settings`, the contents of generation_config.json, require what `search` lacks."""
-    check_generation(settings)
     for of_language in settings.get("languages", {}).values():
         check_settings(of_language)
     known = SUPPORTED | NEUTRAL | (set() if settings.get("do_sample") else SAMPLING)

@@ -1,12 +1,10 @@
 """What a saved captioner consists of, and which configurations load."""
 
 import json
-import logging
 
 import pytest
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 
-from captioning.loading import check_model
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, explain
 from tests.helpers.paths import SHIPPED
 
@@ -45,15 +43,6 @@ def rewritten(learnt_captioner, tmp_path):
     return write
 
 
-@pytest.fixture
-def warnings(caplog):
-    """The warnings of transformers and of our configuration."""
-    logger = logging.getLogger("transformers")
-    propagate, logger.propagate = logger.propagate, True
-    yield caplog
-    logger.propagate = propagate
-
-
 @pytest.mark.parametrize(
     "key", ["transformers.js_config", "tokenizer_class", "loss_type", "from_a_later_version", "layer_types_of_tomorrow"]
 )
@@ -65,7 +54,7 @@ def test_unknown_keys_of_a_file_do_not_matter(rewritten, drawn_photos, key):
     assert AutoConfig.from_pretrained(folder).hidden_size == model.config.hidden_size
 
 
-def test_near_misses_are_left_out_of_a_file_and_refused_from_a_person(rewritten, capfd):
+def test_near_misses_are_left_out_of_a_file_and_refused_from_a_person(rewritten):
     folder = rewritten(attention_tipe="dot", label_smothing=0.5)
     config = CaptionerConfig.from_pretrained(folder)
     assert config.attention_type == "multi_head"
@@ -74,13 +63,3 @@ def test_near_misses_are_left_out_of_a_file_and_refused_from_a_person(rewritten,
         with pytest.raises(ValueError, match="did you mean"):
             CaptionerConfig(**typed)
     CaptionerConfig(beams_of_light=3)  # no near miss: only a warning
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "onnx/encoder.onnx"])
-def test_pointers_of_git_lfs_are_named(rewritten, file):
-    """A clone without git-lfs."""
-    folder = rewritten()
-    (folder / "onnx").mkdir()
-    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 57568356\n")
-    with pytest.raises(ValueError, match=rf"{file} is a pointer of Git LFS, not the file itself; run git lfs pull"):
-        check_model(str(folder))
