@@ -289,6 +289,7 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises `ValueError` for an unknown language and for settings that a captioner cannot follow.
         """
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         ids = kwargs.get("decoder_input_ids")
         settings = language_settings(
             language,

@@ -130,7 +130,7 @@ def test_unknown_languages_are_refused(bilingual, tiny_captioner, photos):
 def test_missing_settings_of_a_language_are_named(bilingual, photos):
     model, processor = bilingual
     broken = CaptionerForConditionalGeneration(model.config)
-    with pytest.raises(ValueError, match=r"generation_config\.json has no settings for the language 'vi'"):
+    with pytest.raises(ValueError, match=r"generation_config\.json has no first token for the language 'vi'"):
         broken.generate(**processor(images=photos, return_tensors="pt"), language="vi")
 
 
