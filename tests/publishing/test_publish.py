@@ -123,7 +123,7 @@ def test_train_push_update_load(hub, command, push, tmp_path, files, drawn_photo
         *("curves.png", "settings.yaml"),
     }
     assert repository.read("curves.png") == (output / "curves.png").read_bytes()
-    assert yaml.safe_load(repository.read("settings.yaml"))[0]["dataset_name"] == "tester/photos"
+    assert yaml.safe_load(repository.read("settings.yaml"))[0]["dataset_name"] == ["tester/photos"]
 
     assert push("tester/trained")[0] == 0
     assert repository.commits[-2] == first

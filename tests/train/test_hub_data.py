@@ -27,6 +27,7 @@ from train.cli import resolve
 WORKER = """
 import json, pickle, sys
 from multiprocessing.reduction import ForkingPickler
+from tests.helpers.training import single_dataset, single_stream
 from train.data import photo_of
 from train.settings import Settings
 

@@ -33,7 +33,6 @@ def error_of(capsys, *options):
         ("lr_scheduler_type: cosin", "choose one of constant, linear, cosine; did you mean 'cosine'?"),
         ("optim: adamx", "did you mean 'adamax'?"),
         ("soup: gredy", "soup='gredy' is unknown; choose one of uniform, greedy; did you mean 'greedy'?"),
-        ("stages: [{stage: self_critical, baseline: average}]", "choose one of mean, greedy."),
         ("rnn_type: grru", "choose one of gru, lstm; did you mean 'gru'?"),
         ("attention_type: multihead", "did you mean 'multi_head'?"),
         ("mixed_precision: bf61", "did you mean 'bf16'?"),
