@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from train.cli import vocabulary_texts
 from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset, make_tokenizer, sources
 from train.data.dataset import load_splits
 from train.data.features import SHARD_BYTES
+from train.preparation import vocabulary_texts
 from train.settings import Settings
 
 SHARDS = 12

@@ -9,14 +9,15 @@ and captions that mention a gender, an age or a race that no reference caption o
 import argparse
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train.cli import load_captioner
 from train.evaluation import evaluate_captioner, write_evaluation
+from train.preparation import load_captioner
 from train.settings import Settings
 from train.stages.captions import group_rows
 from train.stages.self_critical import repeated_words
@@ -74,12 +75,11 @@ def main():
         max_new_tokens=options.max_new_tokens,
         per_device_eval_batch_size=options.batch_size,
     )
-    results, scores = evaluate_captioner(Accelerator(), *load_captioner(options.model), settings)
-    groups = group_rows(results.values())
-    for name, rows in groups.items():
-        describe(name, rows, scores[name] if len(groups) > 1 else scores)
-    if options.output_dir:
-        write_evaluation(results, scores, options.output_dir)
+    results = evaluate_captioner(Accelerator(), *load_captioner(options.model), settings)
+    with tempfile.TemporaryDirectory() as temporary:
+        scores = write_evaluation(results, options.output_dir or temporary)
+    for name, rows in group_rows(results.values()).items():
+        describe(name, rows, scores[name])
 
 
 if __name__ == "__main__":

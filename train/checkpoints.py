@@ -67,11 +67,16 @@ def restore(checkpoint, output_dir):
             remove(other)
 
 
+def progress_of(checkpoint):
+    """The `progress` that a checkpoint was saved with."""
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["progress"]
+
+
 def weights_by_score(folder):
     """The weight files of the complete checkpoints in `folder`, sorted by validation score, best first."""
     scores = {}
     for marker in folder.glob(f"step-*/{COMPLETE}"):
-        score = json.loads((marker.parent / "state.json").read_text(encoding="utf-8"))["progress"].get("score")
+        score = progress_of(marker.parent).get("score")
         if score is not None:
             average = marker.with_name("average.safetensors")
             scores[average if average.exists() else marker.with_name(MODEL)] = score
@@ -150,13 +155,23 @@ def _untied(module):
 
 
 def load(path, modules, optimizer, scheduler):
-    """Load the state that [`save`] saved. Returns `progress`. Raises `ValueError` if files are corrupted."""
+    """Load the state that [`save`] saved, but for the learning rates and other numbers of the optimizer's options.
+
+    Returns `progress`. Raises `ValueError` if files are corrupted.
+    """
     try:
         for name, module in modules.items():
             load_model(module, path / f"{name}.safetensors")
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        groups = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
         optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), state["optimizer"]))
-        scheduler.load_state_dict(state["scheduler"])
+        scheduler.load_state_dict(state["scheduler"] | {"base_lrs": scheduler.base_lrs})
+        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        rates = [rate * factor for rate, factor in zip(scheduler.base_lrs, factors, strict=True)]
+        for group, given, rate in zip(optimizer.param_groups, groups, rates, strict=True):
+            group |= given | {"lr": rate}
         return state["progress"]
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(

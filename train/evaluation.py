@@ -16,36 +16,40 @@ def evaluate_captioner(accelerator, captioner, processor, settings):
     Args:
         settings: name the data set and the split; `evaluate_only` must be set.
 
-    Returns (results, scores) in the main process, None in the others. `results` is {(photo number, language): {"set",
-    "language", "name", "caption", "references", "loss", "words"}}; `scores` is {"photos", "loss" (nats per word of the
-    references), metrics}, or with several data sets or languages {"set/language": these scores}.
+    Returns the results in the main process, None in the others: {(photo number, language): {"set", "language", "name",
+    "caption", "references", "loss", "words"}}.
     """
     stage = Captions(captioner.to(accelerator.device).eval(), processor, settings, accelerator.device)
     with accelerator.autocast(), explain_worker_errors():
         results = evaluate(stage, captioner, accelerator.prepare(stage.dataloader("validation")))
-    if not accelerator.is_main_process:
-        return None
-    scores = {name: _scores(rows) for name, rows in group_rows(results.values()).items()}
-    return results, scores if len(scores) > 1 else next(iter(scores.values()))
+    return results if accelerator.is_main_process else None
 
 
-def _scores(rows):
-    references, captions = ([row[name] for row in rows] for name in ("references", "caption"))
-    scores = {"photos": len(rows), "loss": mean_loss(rows)}
-    return scores | caption_metrics(references, captions) | java_metrics(references, captions)
-
-
-def write_evaluation(results, scores, folder):
+def write_evaluation(results, folder):
     """Write `folder`/predictions.json, in the COCO results format, and `folder`/scores.json.
 
-    An `image_id` is the number in the file name, as in COCO, otherwise the file name, otherwise the row number.
+    An `image_id` is the number in the file name, as in COCO, otherwise the file name, otherwise the row number. Metrics
+    that need Java come last, because they take minutes and may fail.
+
+    Returns {"set/language": {"photos", "loss" (nats per word of the references), metrics}}. If there is only one data
+    set and language, scores.json contains its scores alone.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
+    predictions = [
         {"image_id": image_id(row["name"]), "caption": row["caption"]}
         | ({"language": row["language"]} if row["language"] else {})
         for row in results.values()
     ]
-    (folder / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    _write_json(predictions, folder / "predictions.json")
+    groups = group_rows(results.values())
+    scores = {name: {"photos": len(rows), "loss": mean_loss(rows)} for name, rows in groups.items()}
+    for metrics in (caption_metrics, java_metrics):
+        for name, rows in groups.items():
+            scores[name] |= metrics(*([row[column] for row in rows] for column in ("references", "caption")))
+        _write_json(scores if len(scores) > 1 else next(iter(scores.values())), folder / "scores.json")
+    return scores
+
+
+def _write_json(content, file):
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -22,11 +22,11 @@ class History:
 
     def __init__(self, accelerator, folder, resume):
         self.accelerator, self.folder, self.file = accelerator, folder, folder / "history.jsonl"
-        self.stage, self.means, self.latest = None, [], {}
+        self.stage, self.sums, self.count, self.latest = None, {}, 0, {}
         self.rows = [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()] if resume else []
 
     def start_stage(self, stage):
-        self.stage, self.means, self.latest = stage, [], {}
+        self.stage, self.sums, self.count, self.latest = stage, {}, 0, {}
 
     def truncate(self, step):
         """Remove the rows after the step of the current stage that a run resumes from."""
@@ -37,13 +37,23 @@ class History:
         last = position({"stage": self.stage, "step": step})
         self.rows = [row for row in self.rows if position(row) <= last]
 
-    def log_step(self, step, means, learning_rate, log):
-        """Collect a step's metrics, {name: scalar tensor}; if `log`, write their means since the last log."""
-        self.means.append(means)
-        if log:
-            metrics = {name: sum(row[name] for row in self.means).item() / len(self.means) for name in means}
-            self.means = []
-            self._add(step, metrics | {"learning_rate": learning_rate})
+    def add_means(self, means):
+        """Collect a step's metrics, {name: scalar tensor}."""
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in means.items()}
+        self.count += 1
+
+    def log_means(self, step, learning_rate):
+        """Write the means of the metrics that were collected since the last log."""
+        metrics = {name: float(value) / self.count for name, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        self._add(step, metrics | {"learning_rate": learning_rate})
+
+    def state(self):
+        """What a checkpoint needs for the means since the last log, as JSON. `load_state` takes it."""
+        return {"sums": {name: float(value) for name, value in self.sums.items()}, "count": self.count}
+
+    def load_state(self, state):
+        self.sums, self.count = dict(state["sums"]), state["count"]
 
     def log_validation(self, step, metrics, examples):
         """Write and print the metrics, and plot the curves and the examples.

@@ -4,7 +4,9 @@ A stage has a `model`, the module to train, and these methods:
 
     dataloader(split)               -> DataLoader of "train" or "validation"
     parameter_groups(model)         -> the optimizer's parameter groups, with their learning rates
-    loss(model, batch)              -> {"loss": mean, "count": number of items it averages over, ...: metrics to log}
+    num_items(batch)                -> int tensor, the number of items (words, photos) that the loss is a mean over
+    loss(model, batch, num_items)   -> {"loss": ..., further metrics to log}: the batch's part of the mean over
+                                       `num_items` items, which are those of all batches and processes of the step
     sample_names(batch)             -> names of the samples in the batch, for error messages
     validation_step(model, batch)   -> {sample id: result} for each sample in the batch
     compute_metrics(model, results) -> {name: number} over all samples; "score" selects the best model, higher is better
@@ -13,6 +15,7 @@ A stage has a `model`, the module to train, and these methods:
 """
 
 import contextlib
+import itertools
 import math
 import time
 
@@ -37,7 +40,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}),
 }
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-SOUPS = ("uniform", "greedy")
+SOUPS = ("greedy",)
 WORKER_SIGNAL_SECONDS = 5  # within which the signal of a worker's death arrives, even on a busy machine
 
 
@@ -60,6 +63,32 @@ def train(accelerator, stage, settings, folder, history, checkpoint=None):
         training.run()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+def step_size(settings, processes):
+    """Number of samples in a step of all processes."""
+    return settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes
+
+
+def check_step_size(checkpoint, settings, processes):
+    """Raises `TrainingError` if a step has another number of samples than before the checkpoint.
+
+    How they are divided among processes and batches may differ: a run of four processes continues with one that
+    accumulates four batches.
+    """
+    now = step_size(settings, processes)
+    before = checkpoints.progress_of(checkpoint).get("step_size", now)  # older versions did not record it
+    if before != now:
+        remedy = "start over with --overwrite_output_dir true"
+        if before % processes == 0:
+            batch = math.gcd(before // processes, settings.per_device_train_batch_size)
+            remedy = f"give --per_device_train_batch_size {batch}"
+            remedy += f" --gradient_accumulation_steps {before // processes // batch}"
+        raise TrainingError(
+            f"{checkpoint.parent.name} was begun with {before} samples a step, and would continue with {now}"
+            f" (processes: {processes}, per_device_train_batch_size={settings.per_device_train_batch_size},"
+            f" gradient_accumulation_steps={settings.gradient_accumulation_steps}); {remedy}."
+        )
 
 
 @contextlib.contextmanager
@@ -95,10 +124,13 @@ class Training:
     def __init__(self, accelerator, stage, settings, folder, history, checkpoint):
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.folder, self.history = folder, history
-        accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps  # may differ between stages
+        accelerator.gradient_accumulation_steps = 1  # `_training_step` adds up the parts of a step's loss itself
+        dataloader = stage.dataloader("train")
+        self.sampler = dataloader.sampler
         self.model, self.optimizer, self.train_dataloader, self.eval_dataloader = accelerator.prepare(
-            stage.model, make_optimizer(stage, settings), stage.dataloader("train"), stage.dataloader("validation")
+            stage.model, make_optimizer(stage, settings), dataloader, stage.dataloader("validation")
         )
+        self.batch_size = settings.per_device_train_batch_size * accelerator.num_processes  # of all processes
         self.total_steps = settings.max_train_steps or settings.num_train_epochs * self._steps_per_epoch()
         warmup_steps = int(settings.warmup_ratio * self.total_steps)
         name = SCHEDULES[settings.lr_scheduler_type]
@@ -107,11 +139,19 @@ class Training:
         if settings.ema_decay:
             average = get_ema_multi_avg_fn(settings.ema_decay)
             self.modules["average"] = AveragedModel(stage.model, multi_avg_fn=average)
-        # `batch`: batches of this epoch already processed; `worse`: validations since the best one.
-        self.progress = {"step": 0, "epoch": 0, "batch": 0, "best": -math.inf, "worse": 0}
+        # `samples`: samples of this epoch already processed; `worse`: validations since the best one.
+        self.progress = {"step": 0, "epoch": 0, "samples": 0, "best": -math.inf, "worse": 0}
         if checkpoint:
-            self.progress |= checkpoints.load(checkpoint, self.modules, self.optimizer.optimizer, self.scheduler)
-            history.truncate(self.progress["step"])
+            self._resume(checkpoint)
+        self.progress["step_size"] = step_size(settings, accelerator.num_processes)
+
+    def _resume(self, checkpoint):
+        """Continue from a checkpoint, with the learning rates of the settings."""
+        self.progress |= checkpoints.load(checkpoint, self.modules, self.optimizer.optimizer, self.scheduler)
+        self.history.truncate(self.progress["step"])
+        if logged := self.progress.pop("logged", None):  # checkpoints of older versions lack this and the next ones
+            self.history.load_state(logged)
+        self.progress["samples"] = self.progress.pop("batch", 0) * self.batch_size or self.progress["samples"]
 
     def _steps_per_epoch(self):
         try:
@@ -128,19 +168,15 @@ class Training:
             self._validate()
             self._save_checkpoint()
         while not self._is_done():
-            self.train_dataloader.set_epoch(progress["epoch"])
+            self._set_epoch(progress["epoch"])
             self.model.train()
-            sums = {}
-            for batch in self._remaining_batches():
-                sums = self._training_step(batch, sums)
-                progress["batch"] += 1
-                if self.accelerator.sync_gradients:
-                    self._on_step_end(sums)
-                    sums = {}
-                    if self._is_done():
-                        break
+            batches = iter(self._remaining_batches())
+            while accumulated := list(itertools.islice(batches, self.settings.gradient_accumulation_steps)):
+                self._on_step_end(*self._training_step(accumulated))
+                if self._is_done():
+                    break
             else:
-                progress["epoch"], progress["batch"] = progress["epoch"] + 1, 0
+                progress["epoch"], progress["samples"] = progress["epoch"] + 1, 0
         if self.settings.soup:
             self._average_checkpoints()
         self.progress_bar.close()
@@ -149,51 +185,57 @@ class Training:
         patience = self.settings.early_stopping_patience or math.inf
         return self.progress["step"] >= self.total_steps or self.progress["worse"] >= patience
 
+    def _set_epoch(self, epoch):
+        self.train_dataloader.set_epoch(epoch)
+        dataset = self.train_dataloader.dataset
+        if hasattr(dataset, "set_epoch"):  # of several processes, accelerate's dataloader sets only the sampler's
+            dataset.set_epoch(epoch)
+
     def _remaining_batches(self):
         """The batches of the epoch that are still to be processed: all of them unless the run was resumed."""
-        skipped = self.progress["batch"]
-        if skipped and isinstance(self.train_dataloader.dataset, IterableDataset):
-            self.accelerator.print(f"A stream cannot be seeked: skipping the first {skipped} batches of the epoch.")
-        yield from skip_first_batches(self.train_dataloader, skipped) if skipped else self.train_dataloader
-        if not skipped and self.progress["batch"] == 0:
+        seen = self.progress["samples"]
+        if isinstance(self.train_dataloader.dataset, IterableDataset):
+            skipped = seen // self.batch_size
+            if skipped:
+                self.accelerator.print(f"A stream cannot be seeked: skipping the first {skipped} batches of the epoch.")
+            yield from skip_first_batches(self.train_dataloader, skipped) if skipped else self.train_dataloader
+        else:
+            self.sampler.start, self.sampler.multiple = (
+                seen,
+                self.batch_size if self.accelerator.num_processes > 1 else 1,
+            )
+            yield from self.train_dataloader
+        if self.progress["samples"] == 0:
             raise TrainingError("There are no photos to train on; check the data set and its split.")
 
-    def _training_step(self, batch, sums):
-        """Accumulate a batch's gradients; the last batch of a step also updates the weights.
+    def _training_step(self, batches):
+        """Update the weights once, by the mean gradient over the items of all batches and processes.
 
-        Returns the sums of the step's metrics so far.
+        Returns the means of the step's metrics, {name: scalar tensor}, and the number of items, a scalar tensor.
         """
-        accelerator, accumulation_steps = self.accelerator, self.settings.gradient_accumulation_steps
-        # All randomness derives from the seed and the step, so that a resumed run reproduces an uninterrupted one.
-        batch_number = accumulation_steps * self.progress["step"] + self.progress["batch"] % accumulation_steps
-        set_seed((self.settings.seed + 1000 * batch_number) % 2**32, device_specific=True)
-        with accelerator.accumulate(self.model):
-            with accelerator.autocast():
-                outputs = self.stage.loss(self.model, batch)
-            if not outputs["loss"].isfinite():
-                raise self._non_finite_error("loss", outputs["loss"], batch)
-            # Sum over items, divided by the batch size, because the plain sum would overflow in fp16.
-            batch_size = self.settings.per_device_train_batch_size
-            accelerator.backward(outputs["loss"] * outputs["count"] / batch_size)
-            weights = {name: outputs["count"] for name in outputs} | {"count": 1}
-            sums = {name: sums.get(name, 0) + value.detach() * weights[name] for name, value in outputs.items()}
-            if accelerator.sync_gradients:
-                sums = self._reduce(sums)
-                # Accelerate averages over batches and processes; make it the mean over all items instead.
-                for parameter in self.model.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad *= accumulation_steps * accelerator.num_processes * batch_size / sums["count"]
-                norm = accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-                if not norm.isfinite() and accelerator.scaler is None:  # the fp16 scaler skips such a step
-                    raise self._non_finite_error("gradient", norm, batch)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return sums
-
-    def _reduce(self, sums):
-        """Sum over all processes."""
-        totals = self.accelerator.reduce(torch.stack([value.float() for value in sums.values()]))
-        return dict(zip(sums, totals, strict=True))
+        accelerator = self.accelerator
+        num_items = accelerator.reduce(sum(self.stage.num_items(batch) for batch in batches))
+        sums = {}
+        first = self.settings.gradient_accumulation_steps * self.progress["step"]
+        for number, batch in enumerate(batches, start=first):
+            # All randomness derives from the seed and the step, so that a resumed run reproduces an uninterrupted one.
+            set_seed((self.settings.seed + 1000 * number) % 2**32, device_specific=True)
+            last = batch is batches[-1]
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                with accelerator.autocast():
+                    outputs = self.stage.loss(self.model, batch, num_items.clamp(min=1))
+                if not outputs["loss"].isfinite():
+                    raise self._non_finite_error("loss", outputs["loss"], batch)
+                accelerator.backward(outputs["loss"] * accelerator.num_processes)  # whose gradients are averaged
+            sums = {name: sums.get(name, 0) + value.detach() for name, value in outputs.items()}
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        if not norm.isfinite() and accelerator.scaler is None:  # the fp16 scaler skips such a step
+            raise self._non_finite_error("gradient", norm, batches[-1])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        means = accelerator.reduce(torch.stack([value.float() for value in sums.values()]))
+        self.progress["samples"] += len(batches) * self.batch_size
+        return dict(zip(sums, means, strict=True)), num_items
 
     def _non_finite_error(self, what, value, batch):
         return TrainingError(
@@ -202,7 +244,7 @@ class Training:
             " The last checkpoint is intact."
         )
 
-    def _on_step_end(self, sums):
+    def _on_step_end(self, means, num_items):
         settings, progress = self.settings, self.progress
         end_of_epoch = self.accelerator.gradient_state.end_of_dataloader
         self.scheduler.step()
@@ -210,8 +252,10 @@ class Training:
             self.modules["average"].update_parameters(self.stage.model)
         progress["step"] += 1
         step = progress["step"]
-        means = {name: value / sums["count"] for name, value in sums.items() if name != "count"}
-        self.history.log_step(step, means, self.scheduler.get_last_lr()[0], step % settings.logging_steps == 0)
+        if num_items:  # none if all photos of a stream's batch are broken
+            self.history.add_means(means)
+        if step % settings.logging_steps == 0:
+            self.history.log_means(step, self.scheduler.get_last_lr()[0])
         self.progress_bar.update()
         self.progress_bar.set_postfix(self.history.latest, refresh=False)
         should_validate = step == self.total_steps or (
@@ -230,7 +274,7 @@ class Training:
                 self.modules,
                 self.optimizer.optimizer,
                 self.scheduler,
-                self.progress,
+                self.progress | {"logged": self.history.state()},
                 keep=self.settings.checkpoints_total_limit,
                 best=self.folder / checkpoints.MODEL,
             )
@@ -265,15 +309,15 @@ class Training:
     def _average_checkpoints(self):
         """Average the weights of the saved checkpoints, and keep the average if it has a better validation score.
 
-        The "uniform" soup averages all checkpoints; the "greedy" one starts with the best and adds each that improves
-        the average ("Model soups", Wortsman et al. 2022, algorithm 1).
+        The greedy soup starts with the best and adds each that improves the average ("Model soups", Wortsman et al.
+        2022, algorithm 1).
         """
         self.accelerator.wait_for_everyone()
         model, best = self._eval_model(), self.progress["best"]
         selected = []
         for file in checkpoints.weights_by_score(self.folder / "checkpoints" / self.history.stage):
             selected.append(file)
-            if self.settings.soup == "uniform" or len(selected) == 1:
+            if len(selected) == 1:
                 continue
             checkpoints.load_average(model, selected)
             score = self._evaluate(model)
@@ -281,9 +325,6 @@ class Training:
                 best = score
             else:
                 selected.pop()
-        if self.settings.soup == "uniform":
-            checkpoints.load_average(model, selected)
-            self._evaluate(model)
 
 
 @torch.inference_mode()

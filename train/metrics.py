@@ -3,7 +3,9 @@
 The scorers come from `pycocoevalcap`. Its tokenizer requires Java, so [`tokenize`] replaces it.
 """
 
+import logging
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import regex
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.cider.cider_scorer import precook
-from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.meteor import meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import get_stanford_models
 from pycocoevalcap.spice.spice import Spice
@@ -24,9 +26,13 @@ CLITICS = regex.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
 WORD = regex.compile(rf"n't|'(?:s|re|ve|ll|d|m)\b|[#&]|{CHARACTER}|{LETTER}+(?:[-/.:]{LETTER}+|(?<=\d),\d+)*", regex.V1)
 # Stanford CoreNLP, which SPICE downloads on first use; without a network, that would fail without a message.
 SPICE_MODELS, CORENLP = Path(get_stanford_models.__file__).parent / "lib", "stanford-corenlp-3.6.0"
+METEOR = ["java", "-Xmx2G", "-jar", str(Path(meteor.__file__).with_name(meteor.METEOR_JAR))]
+METEOR += ["-", "-", "-stdio", "-l", "en", "-norm"]
+JAVA_START_SECONDS, JAVA_SECONDS = 60, 3600  # within which Java says its version, and scores all captions
 END = "<end>"
 MAX_NGRAM = 4
 SIGMA = 6.0  # of the length penalty (Vedantam et al. 2015, section 5.2)
+logger = logging.getLogger(__name__)
 
 
 def tokenize(caption):
@@ -63,13 +69,39 @@ def caption_metrics(references, candidates):
 def java_metrics(references, candidates):
     """METEOR if Java is installed, and SPICE if its models are installed too. Thousands of photos take minutes.
 
-    Takes the arguments of `caption_metrics`. Returns those of {"METEOR", "SPICE"} that are available, from 0 to 1.
+    Takes the arguments of `caption_metrics`. Returns those of {"METEOR", "SPICE"} that are available, from 0 to 1. A
+    Java that does not start or that fails is logged, and its metric left out.
     """
+    if not shutil.which("java"):
+        return {}
     references, candidates = _tokenize_all(references, candidates)
-    scorers = {"METEOR": Meteor} if shutil.which("java") else {}
-    if scorers and all((SPICE_MODELS / f"{name}.jar").exists() for name in (CORENLP, f"{CORENLP}-models")):
-        scorers["SPICE"] = Spice
-    return {name: float(scorer().compute_score(references, candidates)[0]) for name, scorer in scorers.items()}
+    scorers = {"METEOR": _meteor}
+    if all((SPICE_MODELS / f"{name}.jar").exists() for name in (CORENLP, f"{CORENLP}-models")):
+        scorers["SPICE"] = lambda *captions: Spice().compute_score(*captions)[0]
+    scores = {}
+    try:  # macOS has a program of this name that only says that there is no Java
+        _run(["java", "-version"], JAVA_START_SECONDS)
+        for name, scorer in scorers.items():
+            scores[name] = float(scorer(references, candidates))
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+        output = f"{getattr(error, 'stdout', None) or ''}\n{getattr(error, 'stderr', None) or ''}".strip()
+        left_out = " and ".join(scorers.keys() - scores.keys())
+        logger.warning("%s left out, because Java failed: %s", left_out, (output or str(error)).splitlines()[0])
+    return scores
+
+
+def _meteor(references, candidates):
+    """METEOR of all captions. Of `pycocoevalcap`, its program alone: its wrapper waits forever if Java ends early."""
+    lines = [" ||| ".join(["SCORE", *references[photo], candidates[photo][0]]) for photo in references]
+    counts = _run(METEOR, JAVA_SECONDS, "\n".join(lines)).splitlines()
+    scores = _run(METEOR, JAVA_SECONDS, " ||| ".join(["EVAL", *counts])).splitlines()
+    return scores[-1]  # the last one is that of all captions together
+
+
+def _run(command, seconds, text=""):
+    return subprocess.run(
+        command, input=text + "\n", capture_output=True, encoding="utf-8", timeout=seconds, check=True
+    ).stdout
 
 
 def _tokenize_all(references, candidates):

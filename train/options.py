@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import sys
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from transformers import HfArgumentParser
 from modeling_captioner import CaptionerConfig
 
 from .loop import OPTIMIZERS, SCHEDULES, SOUPS
-from .settings import Settings
+from .settings import GROUPS, Settings
 from .stages import STAGES
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -31,6 +32,26 @@ CHOICES = {
     "mixed_precision": PrecisionType.list(),
     "report_to": LoggerType.list(),
 }
+# Limits of numbers; those of other options are 1 and no end for counts, 0 and no end for other numbers.
+LIMITS = {
+    "seed": (0, 2**32 - 1),
+    "dataloader_num_workers": (0, math.inf),
+    "min_new_tokens": (0, math.inf),
+    "sampled_captions": (2, math.inf),  # each is compared with the others
+    "max_broken_fraction": (0, 1),
+    "warmup_ratio": (0, 1),
+}
+BELOW_1 = ["validation_fraction", "labelled_share", "dropout", "word_dropout", "label_smoothing", "ema_decay"]
+OFF = ("no", "off", "false")
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """Reads everything but null as strings, whose types argparse sets: `no` is not False, and 1e-3 is no string."""
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class Parser(HfArgumentParser):
@@ -38,7 +59,7 @@ class Parser(HfArgumentParser):
 
     def __init__(self):
         description = "Train an image captioner, stage by stage. The command line overrides the options of the recipe."
-        super().__init__(Settings, prog="accelerate launch train/", description=description)
+        super().__init__(GROUPS, prog="accelerate launch train/", description=description)
 
     def error(self, message):
         raise ValueError(f"{message[0].upper()}{message[1:]}; --help explains all options.")
@@ -70,6 +91,7 @@ def resolve(arguments=None):
     settings = [Settings(**vars(parser.parse_args(command_line))) for command_line in command_lines]
     for stage in settings:
         _check_choices(stage)
+        _check_numbers(stage)
     return settings
 
 
@@ -83,7 +105,7 @@ def read_recipe(name):
             f" file{_nearest(Path(name).stem, known)}"
         )
     try:
-        recipe = yaml.safe_load(path.read_bytes())
+        recipe = yaml.load(path.read_bytes(), RecipeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"recipe={name!r} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
@@ -92,14 +114,24 @@ def read_recipe(name):
 
 
 def _as_arguments(options):
-    """Convert a recipe's options to arguments, so that argparse sets their types: YAML reads 1e-3 as a string."""
+    """Convert a recipe's options to arguments, so that argparse sets their types."""
     for name, value in options.items():
         if name not in NAMES:
             raise ValueError(f"The recipe's option {name!r} is unknown{_nearest(str(name), NAMES, cutoff=0.0)}")
         if isinstance(value, list):
             yield from (f"--{name}", *map(str, value))
-        elif value is not None:  # null: the default
-            yield f"--{name}={value}"
+        elif value is not None and (plain := _without_switches(name, value)):  # null: the default
+            yield f"--{name}={plain}"
+
+
+def _without_switches(name, value):
+    """`value` without YAML's words for switches, where the option is none: `soup: off` is the default."""
+    kind, word = str(Settings.__dataclass_fields__[name].type), str(value).lower()
+    if "bool" in kind:
+        return {"on": "true", "off": "false"}.get(word, value)
+    if word in OFF and value not in CHOICES.get(name, ()) and (name in CHOICES or "int" in kind):
+        return "no" if "no" in CHOICES.get(name, ()) else None
+    return value
 
 
 def _unknown_argument(argument):
@@ -121,6 +153,24 @@ def _check_choices(settings):
     for name in ("encoder_name", "teacher_name"):
         if not timm.is_model(value := getattr(settings, name)):
             raise ValueError(f"{name}={value!r} is not an architecture of timm{_nearest(value, timm.list_models())}")
+
+
+def _check_numbers(settings):
+    """Raises `ValueError` for a number that cannot be meant, before anything slow begins."""
+    for name in NAMES:
+        value = getattr(settings, name)
+        for number in value if isinstance(value, list) else [value]:
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                continue
+            low, high = LIMITS.get(name, (int(isinstance(number, int)), 1 if name in BELOW_1 else math.inf))
+            if not low <= number <= high or (number == 1 and name in BELOW_1) or math.isinf(number):
+                limit = f"from {low} to {high}" if math.isfinite(high) else f"of at least {low}"
+                limit += " (excluding 1)" if name in BELOW_1 else ""
+                raise ValueError(f"{name}={number} is out of range; give a number {limit}.")
+    if not settings.max_grad_norm:
+        raise ValueError("max_grad_norm=0 would clip all gradients to 0; give a number above 0, such as 5.")
+    if (settings.min_new_tokens or 0) > settings.max_new_tokens:
+        raise ValueError(f"min_new_tokens={settings.min_new_tokens} exceeds max_new_tokens={settings.max_new_tokens}.")
 
 
 def _nearest(name, known, cutoff=0.6):

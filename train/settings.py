@@ -1,4 +1,4 @@
-"""The options of the trainer, with defaults and help texts: `Settings`."""
+"""The options of the trainer, with defaults and help texts: `Settings`, in the groups of `--help`."""
 
 from dataclasses import dataclass, field
 
@@ -10,11 +10,11 @@ def option(default, help, **metadata):
     return field(default=default, metadata=metadata)
 
 
+# ruff: noqa: RUF009  (`option` returns a dataclass field)
 @dataclass
-class Settings:
-    """The options of one stage. Each stage of a recipe has its own."""
+class RunOptions:
+    _argument_group_name = "run"
 
-    # ruff: noqa: RUF009  (`option` returns a dataclass field)
     recipe: str | None = option(None, "Name of a recipe in train/recipes, or path of a YAML file.")
     output_dir: str = option("runs/captioner", "Folder for checkpoints, curves and the trained captioner.")
     model: str | None = option(
@@ -46,7 +46,11 @@ class Settings:
     )
     seed: int = option(42, "Random seed of splits, shuffling, dropout, sampling and augmentation.")
 
-    # data
+
+@dataclass
+class DataOptions:
+    _argument_group_name = "data"
+
     dataset_name: list[str] = option([], "Captioned data sets on the Hub.")
     dataset_config_name: str | None = option(None, "Configuration of the data sets on the Hub.")
     data_dir: list[str] = option(
@@ -104,14 +108,11 @@ class Settings:
     features_dir: str | None = option(None, "Folder for cached features. Default: output_dir/features.")
     dataloader_num_workers: int = option(0, "Number of worker processes that load photos.")
 
-    # publishing
-    push_to_hub: bool = option(False, "Publish the trained captioner in a model repository on the Hub.")
-    push_only: bool = option(False, "Do not train: publish the captioner given by --model.")
-    hub_model_id: str | None = option(None, "Repository on the Hub, NAME or OWNER/NAME. Default: the folder's name.")
-    hub_private_repo: bool = option(False, "Make the repository private.")
-    hub_license: str | None = option(None, "Licence stated in the model card, e.g. apache-2.0. Default: unknown.")
 
-    # model, only for a new captioner
+@dataclass
+class ModelOptions:
+    _argument_group_name = "model, only for a new captioner"
+
     encoder_name: str = option("inception_v3", "Encoder: any timm architecture with a spatial feature map.")
     image_size: int = option(299, "Side length of the encoder's input, in pixels.")
     rnn_type: str = option("gru", "gru or lstm.")
@@ -125,12 +126,20 @@ class Settings:
         [], "Languages of a new captioner, the first is the default, e.g. en vi. Default: those of --data_languages."
     )
 
-    # model, in every stage
+
+@dataclass
+class RegularizationOptions:
+    _argument_group_name = "model, in every stage"
+
     dropout: float = option(0.3, "Dropout probability of word embeddings, regions and hidden states.")
     word_dropout: float = option(0.1, "Probability of replacing an input word by <unk>.")
     label_smoothing: float = option(0.1, "Label smoothing, which makes training robust to noisy captions.")
 
-    # training
+
+@dataclass
+class TrainingOptions:
+    _argument_group_name = "training"
+
     stage: str = option("captions", "language, captions, distil or self_critical; a recipe may combine several.")
     num_train_epochs: int = option(8, "Number of epochs.")
     max_train_steps: int | None = option(None, "Number of steps. Overrides num_train_epochs.")
@@ -161,8 +170,8 @@ class Settings:
     )
     soup: str | None = option(
         None,
-        "At the end of a stage, average the weights of its checkpoints, uniform or greedy (Wortsman et al. 2022), and"
-        " keep the average if its validation score is better; checkpoints_total_limit sets their number.",
+        "greedy: at the end of a stage, average the weights of its checkpoints (Wortsman et al. 2022), and keep the"
+        " average if its validation score is better; checkpoints_total_limit sets their number.",
     )
     eval_steps: int | None = option(None, "Number of steps between validations. Default: after each epoch.")
     checkpointing_steps: int = option(
@@ -175,7 +184,11 @@ class Settings:
         None, "Number of validations without improvement after which a stage stops. Default: no early stopping."
     )
 
-    # captions
+
+@dataclass
+class CaptionOptions:
+    _argument_group_name = "captions"
+
     num_beams: int = option(3, "Number of beams for validation captions.")
     max_new_tokens: int = option(20, "Maximum number of words of a validation caption.")
     min_new_tokens: int | None = option(None, "Minimum length of the captions of a new captioner, in words.")
@@ -185,7 +198,11 @@ class Settings:
         " each epoch.",
     )
 
-    # distil
+
+@dataclass
+class DistilOptions:
+    _argument_group_name = "stage distil"
+
     teacher_name: str = option("tf_efficientnet_lite2", "timm architecture of the teacher.")
     teacher_weights: str | None = option(
         None, "File with the teacher's weights. Default: timm's pretrained weights from the Hub."
@@ -195,12 +212,54 @@ class Settings:
         "Frozen block whose feature map the last feature map learns to predict, instead of the teacher's map (e.g."
         " Mixed_7a).",
     )
-    distil_image_size: int | None = option(None, "Side length of the student's input, in pixels. Default: image_size.")
     mixup_alpha: float = option(0.2, "Mixup coefficients are drawn from Beta(alpha, alpha); 0 disables mixup.")
 
-    # self_critical
+
+@dataclass
+class SelfCriticalOptions:
+    _argument_group_name = "stage self_critical"
+
     cross_entropy_weight: float = option(0.0, "Weight of the reference captions' cross-entropy in the loss.")
     repetition_penalty: float = option(
         0.0, "How much each repeated content word of a sampled caption lowers its reward, which is CIDEr-D."
     )
     sampled_captions: int = option(5, "Number of captions to sample per photo.")
+
+
+@dataclass
+class PublishingOptions:
+    _argument_group_name = "publishing"
+
+    push_to_hub: bool = option(False, "Publish the trained captioner in a model repository on the Hub.")
+    push_only: bool = option(False, "Do not train: publish the captioner given by --model.")
+    hub_model_id: str | None = option(None, "Repository on the Hub, NAME or OWNER/NAME. Default: the folder's name.")
+    hub_private_repo: bool = option(False, "Make the repository private.")
+    hub_license: str | None = option(None, "Licence stated in the model card, e.g. apache-2.0. Default: unknown.")
+
+
+GROUPS = (
+    RunOptions,
+    DataOptions,
+    ModelOptions,
+    RegularizationOptions,
+    TrainingOptions,
+    CaptionOptions,
+    DistilOptions,
+    SelfCriticalOptions,
+    PublishingOptions,
+)
+
+
+@dataclass
+class Settings(
+    RunOptions,
+    DataOptions,
+    ModelOptions,
+    RegularizationOptions,
+    TrainingOptions,
+    CaptionOptions,
+    DistilOptions,
+    SelfCriticalOptions,
+    PublishingOptions,
+):
+    """The options of one stage. Each stage of a recipe has its own."""

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 
+import numpy as np
+import PIL.Image
 import pytest
 from datasets import Dataset, Features, Image, Value
 from datasets import config as datasets_config
@@ -13,7 +15,7 @@ from tests.helpers.paths import SHARED
 from tests.helpers.photo_server import PhotoServer
 from tests.helpers.shards import tar
 from tests.helpers.training import single_dataset
-from train.data import photo_of
+from train.data import Collate, photo_of, pixel_values
 from train.settings import Settings
 
 TEXTS = ["a small one", "the photo"]
@@ -139,6 +141,51 @@ def test_rows_of_the_same_photo_are_merged(tmp_path, photo_bytes, embedded):
     assert {name: split["captions"][:] for name, split in alone.items()} == {
         name: split["captions"][:] for name, split in splits.items()
     }
+
+
+@pytest.mark.parametrize("column", ["filename", "image_id"])
+def test_different_photos_with_the_same_name_stay_apart(tmp_path, photo_bytes, column):
+    """Two folders with 0.jpg to 4.jpg, and two rows with a caption each per photo; one row leaves its photo out."""
+    rows = []
+    for caption in ("one", "two"):
+        for photo in range(10):
+            name = f"{photo % 5}.jpg" if column == "filename" else photo % 5
+            image = {"bytes": photo_bytes[:-2] + bytes([photo]) * 9, "path": f"{caption}-{photo}.jpg"}
+            rows.append({"image": image, column: name, "caption": f"{caption} {photo}"})
+    Dataset.from_list(rows).to_parquet(tmp_path / "all.parquet")
+    splits = loaded(tmp_path)
+    captions = [row["captions"] for split in splits.values() for row in split]
+    assert sorted(captions) == [[f"one {photo}", f"two {photo}"] for photo in range(10)]
+    for split in splits.values():
+        for row in split:
+            assert row["image"]["bytes"].endswith(bytes([int(row["captions"][0][-1])]) * 9)
+
+
+def test_a_name_in_a_list_is_that_of_the_photo_beside_it(tmp_path, photo_bytes):
+    """A folder of the same names elsewhere is another photo's, unless the files are equal."""
+    for place, number in (("Images", 1), ("a_backup", 2), ("thumbnails", 3)):
+        (tmp_path / place).mkdir()
+        for name in ("0.jpg", "1.jpg"):
+            (tmp_path / place / name).write_bytes(numbered(photo_bytes, number))
+    (tmp_path / "captions.txt").write_text("image,caption\n0.jpg,a dog\n1.jpg,a cat\n")
+    splits = loaded(tmp_path)
+    paths = {row["captions"][0]: row["image"]["path"] for split in splits.values() for row in split}
+    assert paths == {"a dog": str(tmp_path / "Images" / "0.jpg"), "a cat": str(tmp_path / "Images" / "1.jpg")}
+
+
+def test_photos_are_opened_as_large_as_they_are_needed(tmp_path, tiny_captioner):
+    """A photo of 12 megapixels is not decoded whole to be reduced to a few hundred pixels."""
+    _, processor = tiny_captioner()
+    path = tmp_path / "large.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    PIL.Image.fromarray(noise).resize((4000, 3000), PIL.Image.Resampling.BICUBIC).save(path)
+    row = {"image": {"path": str(path), "bytes": None}, "captions": ["noise"], "epoch": 0, "photo": 0}
+    side = processor.image_processor.size["height"]
+    assert min(photo_of(row).size) == 3000
+    for seed in (None, 0):  # JPEG is decoded at an eighth at the least
+        assert side <= min(Collate(processor, Settings(), seed)._photo(row).size) <= 3000 / 8
+    whole = processor(images=photo_of(row), return_tensors="pt").pixel_values
+    assert (pixel_values(processor, [row]) - whole).abs().mean() < 0.05
 
 
 def test_broken_photos_are_skipped_and_logged(tmp_path, photo_bytes, caplog):

@@ -75,6 +75,16 @@ def test_streaming_resumes_and_stores_nothing(shards, tmp_path, monkeypatch, cap
     assert (tmp_path / "run" / "history.jsonl").read_text() == before
 
 
+def test_a_batch_of_a_stream_whose_photos_are_all_broken_trains_nothing(shards, tmp_path, caplog):
+    options = {"data_dir": shards, "streaming": True, "max_train_steps": 40, "per_device_train_batch_size": 1}
+    options |= {"validation_fraction": 0, "max_broken_fraction": 0.2, "eval_steps": 40}  # all photos are trained on
+    run(resolve(arguments(output_dir=tmp_path, **options)))
+    assert "Skipped: 0007.png" in caplog.text
+    losses = [row["loss"] for row in history(tmp_path) if "loss" in row]
+    assert all(0 < loss < 100 for loss in losses)
+    assert len(losses) < 40, "a step without items has no loss to log"
+
+
 @pytest.mark.parametrize(("method", "streaming"), [("spawn", True), ("forkserver", False)])
 def test_workers_that_are_not_forked(shards, drawn_set, tmp_path, monkeypatch, method, streaming):
     """As on macOS, on Windows and in Python 3.14: a worker receives what it needs, and the losses are the same."""

@@ -17,7 +17,9 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from captioning.cores import usable_cores
 from tests.helpers.paths import ROOT
 from tests.helpers.scored_captions import MODEL, PEOPLE
+from train import metrics
 from train.cli import main
+from train.evaluation import write_evaluation
 from train.metrics import caption_metrics, java_metrics
 
 
@@ -78,6 +80,36 @@ def test_mistakes_are_one_sentence(coco_set, learnt_captioner, capsys):
         with pytest.raises(SystemExit):
             main(["--evaluate_only", *options])
         assert named in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo Unable to locate a Java Runtime. >&2; exit 1", "Unable to locate a Java Runtime."),  # macOS's
+        ('[ "$1" = -version ] || { echo too little memory; exit 1; }', "too little memory"),
+        ('[ "$1" = -version ]', "returned non-zero exit status 1"),
+        ("sleep 60", "timed out after 0.5 seconds"),
+        ("", "index out of range"),  # says nothing
+    ],
+)
+def test_a_java_that_fails_costs_only_its_metrics(tmp_path, monkeypatch, caplog, script, reason):
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\n{script}\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(metrics, "JAVA_START_SECONDS", 0.5 if "sleep" in script else 60)
+    rows = zip(MODEL, PEOPLE, strict=True)
+    same = {"set": None, "language": None, "loss": 12.0, "words": 6}
+    results = {
+        (photo, None): same | {"name": f"{photo}.jpg", "caption": caption, "references": references}
+        for photo, (caption, references) in enumerate(rows)
+    }
+    scores = {"photos": len(MODEL), "loss": 2.0} | caption_metrics(PEOPLE, MODEL)
+    assert write_evaluation(results, tmp_path / "scores") == {"": scores}
+    assert [row["caption"] for row in evaluated(tmp_path / "scores")[0]] == MODEL
+    assert evaluated(tmp_path / "scores")[1] == scores
+    assert caplog.messages[0].startswith("METEOR left out, because Java failed: ")
+    assert reason in caplog.messages[0]
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="COCO's evaluation needs Java")

@@ -44,6 +44,58 @@ def test_a_run_resumes_between_stages_without_its_cache(drawn_set, tmp_path):
             assert all(torch.equal(tensor, tensors_again[name]) for name, tensor in tensors.items())
 
 
+def test_a_resumed_run_logs_as_if_it_had_never_stopped(drawn_set, tmp_path):
+    """Also the means of steps before the checkpoint and after it."""
+    options = {
+        "data_dir": drawn_set,
+        "output_dir": tmp_path,
+        "num_train_epochs": 4,
+        "logging_steps": 3,
+        "eval_steps": 9,
+    }
+    options |= {"checkpointing_steps": 1, "checkpoints_total_limit": 9}
+    run(resolve(arguments(**options)))
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows if "loss" in row] == [3, 6]
+    for step in (3, 4, 5):
+        place = tmp_path / "checkpoints" / "1-captions" / f"step-{step}"
+        run(resolve(arguments(**options, resume_from_checkpoint=place)))
+        assert history(tmp_path) == rows
+
+
+def test_a_learning_rate_given_when_resuming_is_used(drawn_set, tmp_path):
+    options = {"data_dir": drawn_set, "output_dir": tmp_path, "num_train_epochs": 2, "lr_scheduler_type": "constant"}
+    options |= {"checkpointing_steps": 1, "checkpoints_total_limit": 9, "eval_steps": 9, "warmup_ratio": 0}
+    run(resolve(arguments(**options, learning_rate=0.01)))
+    place = tmp_path / "checkpoints" / "1-captions" / "step-2"
+    run(resolve(arguments(**options, learning_rate=0.002, resume_from_checkpoint=place)))
+    assert [row["learning_rate"] for row in history(tmp_path) if "loss" in row] == [0.01, 0.01, 0.002, 0.002]
+    assert yaml.safe_load((tmp_path / "settings.yaml").read_text())[0]["learning_rate"] == 0.002
+
+
+def test_resuming_with_steps_of_another_size_names_the_remedy(drawn_set, tmp_path):
+    """Which then continues: the photos of a step may be divided into batches differently."""
+    options = {"data_dir": drawn_set, "output_dir": tmp_path, "num_train_epochs": 2, "checkpointing_steps": 1}
+    run(resolve(arguments(**options, max_train_steps=1)))
+    resumed = options | {"resume_from_checkpoint": "last", "per_device_train_batch_size": 2}
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(TrainingError) as stop:
+        run(resolve(arguments(**resumed)))
+    assert "begun with 4 samples a step, and would continue with 2" in str(stop.value)
+    assert str(stop.value).endswith("give --per_device_train_batch_size 2 --gradient_accumulation_steps 2.")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    run(resolve(arguments(**resumed, gradient_accumulation_steps=2)))
+    assert [row["step"] for row in history(tmp_path) if "loss" in row] == [1, 2, 3, 4]
+
+
+def test_what_a_resumed_run_cannot_change_is_refused(drawn_set, tmp_path):
+    options = {"data_dir": drawn_set, "output_dir": tmp_path, "max_train_steps": 1}
+    run(resolve(arguments(**options)))
+    for name, before, value in (("seed", 42, 7), ("hidden_size", 64, 32), ("optim", "adamw", "sgd")):
+        with pytest.raises(ValueError, match=f"{name}={value!r} cannot be changed when resuming; .*{name}={before!r}"):
+            run(resolve(arguments(**options | {name: value}, resume_from_checkpoint="last")))
+
+
 def test_early_stopping(drawn_set, tmp_path):
     """With a learning rate of 0, the score does not improve. Resuming the finished run changes nothing."""
     options = {"data_dir": drawn_set, "output_dir": tmp_path, "num_train_epochs": 9, "learning_rate": 0}

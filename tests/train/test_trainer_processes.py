@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.training import SMALL, arguments, history, run_in_two_processes
-from train.cli import make_accelerator, resolve, run
+from train.cli import resolve, run
+from train.preparation import make_accelerator
 
 EXACT = {"dropout": 0, "word_dropout": 0, "label_smoothing": 0, "optim": "sgd", "learning_rate": 0.1}
 
@@ -55,6 +56,22 @@ def test_two_processes_or_batches_equal_one_batch_of_twice_the_size(uneven_set, 
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
 
 
+def test_a_run_of_two_processes_is_resumed_with_one(uneven_set, tmp_path):
+    """In the middle of an epoch: each photo is seen once in it, cropped as in a run with one process from the start."""
+    options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 3, "captions_per_photo": 2, "eval_steps": 9}
+    options |= {"encoder_trainable_from": "all", "encoder_learning_rate": 0.01, "freeze_batch_norm": True}
+    options |= {"checkpointing_steps": 1, "checkpoints_total_limit": 9, "per_device_eval_batch_size": 2}
+    run(resolve(arguments(output_dir=tmp_path / "one", **options, per_device_train_batch_size=4)))
+    two = arguments(output_dir=tmp_path / "two", **options, per_device_train_batch_size=2)
+    run_in_two_processes(*two, folder=tmp_path)
+    assert_equal_runs(tmp_path / "one", tmp_path / "two")
+    place = tmp_path / "two" / "checkpoints" / "1-captions" / "step-4"
+    options |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "resume_from_checkpoint": place}
+    run(resolve(arguments(output_dir=tmp_path / "two", **options)))
+    assert [row["step"] for row in history(tmp_path / "two") if "loss" in row] == list(range(1, 10))
+    assert_equal_runs(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_stage_has_its_own_accumulation(uneven_set, tmp_path):
     """The second stage accumulates two batches per step, or has batches of twice the size."""
     options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 2, "captions_per_photo": 2}
@@ -82,13 +99,13 @@ def fresh_accelerate():
 def test_the_default_precision_is_that_of_accelerate_launch(tmp_path, monkeypatch, fresh_accelerate, options, expected):
     """`accelerate launch --mixed_precision bf16` sets this variable."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert make_accelerator(resolve(options)[0], tmp_path).mixed_precision == expected
+    assert make_accelerator(resolve([*options, "--output_dir", str(tmp_path)])[0]).mixed_precision == expected
 
 
 @pytest.mark.parametrize(("instructions", "hinted"), [({"avx2": True}, True), ({"amx_bf16": True}, False)])
 def test_a_cpu_without_bfloat16_is_told(tmp_path, monkeypatch, capsys, fresh_accelerate, instructions, hinted):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    make_accelerator(resolve(["--recipe", "flickr8k"])[0], tmp_path)
+    make_accelerator(resolve(["--recipe", "flickr8k", "--output_dir", str(tmp_path)])[0])
     assert ("pass --mixed_precision no" in capsys.readouterr().err) == hinted
 
 

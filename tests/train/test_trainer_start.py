@@ -12,6 +12,7 @@ from tests.helpers.hub_server import FakeHub
 from tests.helpers.paths import ROOT
 from tests.helpers.programs import run_python
 from tests.helpers.training import arguments
+from train import checkpoints
 from train.cli import main, resolve, run
 
 
@@ -32,7 +33,7 @@ def error_of(capsys, *options):
         ("stages: [{stage: caption}]", "did you mean 'captions'?"),
         ("lr_scheduler_type: cosin", "choose one of constant, linear, cosine; did you mean 'cosine'?"),
         ("optim: adamx", "did you mean 'adamax'?"),
-        ("soup: gredy", "soup='gredy' is unknown; choose one of uniform, greedy; did you mean 'greedy'?"),
+        ("soup: gredy", "soup='gredy' is unknown; choose one of greedy; did you mean 'greedy'?"),
         ("rnn_type: grru", "choose one of gru, lstm; did you mean 'gru'?"),
         ("attention_type: multihead", "did you mean 'multi_head'?"),
         ("mixed_precision: bf61", "did you mean 'bf16'?"),
@@ -63,6 +64,73 @@ def test_a_wrong_choice_in_a_recipe_names_the_nearest(capsys, tmp_path, content,
 )
 def test_a_wrong_command_line_names_the_nearest(capsys, options, named):
     assert named in error_of(capsys, *options)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        *((name, 0, "of at least 1") for name in ("logging_steps", "num_beams", "num_train_epochs", "eval_steps")),
+        *((name, 0, "of at least 1") for name in ("max_train_steps", "checkpoints_total_limit", "hidden_size")),
+        *((name, -1, "of at least 1") for name in ("per_device_train_batch_size", "early_stopping_patience")),
+        ("seed", -1, "from 0 to 4294967295"),
+        ("sampled_captions", 1, "of at least 2"),
+        ("dataloader_num_workers", -1, "of at least 0"),
+        ("warmup_ratio", 10, "from 0 to 1."),
+        ("labelled_share", 1, "from 0 to 1 (excluding 1)"),
+        ("validation_fraction", 1, "from 0 to 1 (excluding 1)"),
+        ("ema_decay", 1, "from 0 to 1 (excluding 1)"),
+        ("learning_rate", -0.1, "of at least 0"),
+        ("learning_rate", "nan", "of at least 0"),
+        ("weight_decay", "inf", "of at least 0"),
+        ("data_weights", -1, "of at least 0"),
+        ("max_grad_norm", 0, "give a number above 0"),
+        ("min_new_tokens", 30, "exceeds max_new_tokens=20"),
+    ],
+)
+def test_a_number_out_of_range_is_told_first(capsys, tmp_path, option, value, named):
+    """In a recipe and on the command line, before the data are looked at."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"stages: [{{}}, {{{option}: {value}}}]")
+    for options in (["--recipe", str(recipe)], [f"--{option}={value}"]):
+        error = error_of(capsys, *options, "--data_dir", "/nowhere", "--output_dir", str(tmp_path / "run"))
+        assert error.startswith(f"error: {option}=")
+        assert named in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "train" / "recipes").glob("*.yaml")))
+def test_the_numbers_of_recipes_and_zeros_that_mean_something_pass(name):
+    zeros = ["labelled_share", "validation_fraction", "warmup_ratio", "ema_decay", "mixup_alpha", "learning_rate"]
+    zeros += ["dataloader_num_workers", "seed", "dropout", "data_weights", "min_new_tokens"]
+    resolve(["--recipe", name, *(f"--{option}=0" for option in zeros)])
+
+
+def test_switches_of_yaml_in_a_recipe(tmp_path):
+    """`no` is also a precision, a language and the name of a folder."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "mixed_precision: no\ncaption_language: no\nphoto_dirs: [on, no]\neval_split: 2014\nreport_to: off\n"
+        "stages:\n"
+        "- &first {streaming: on, freeze_batch_norm: yes, eval_on_start: off, push_to_hub: no, soup: no}\n"
+        "- {<<: *first, hub_private_repo: True, early_stopping_patience: off, learning_rate: 1e-3}\n"
+    )
+    for stage in resolve(["--recipe", str(recipe)]):
+        assert (stage.mixed_precision, stage.caption_language, stage.eval_split) == ("no", "no", "2014")
+        assert (stage.photo_dirs, stage.report_to, stage.soup) == (["on", "no"], None, None)
+        assert (stage.streaming, stage.freeze_batch_norm) == (True, True)
+        assert (stage.eval_on_start, stage.push_to_hub) == (False, False)
+    assert (stage.hub_private_repo, stage.early_stopping_patience, stage.learning_rate) == (True, None, 1e-3)
+    recipe.write_text("mixed_precision: off\n")
+    assert resolve(["--recipe", str(recipe)])[0].mixed_precision == "no"
+
+
+@pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
+def test_a_launcher_that_would_shard_the_model_is_refused(capsys, tmp_path, monkeypatch, variable, name):
+    """`accelerate launch` sets these variables."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    error = error_of(capsys, "--data_dir", "/nowhere", "--output_dir", str(tmp_path / "run"))
+    assert f"Accelerate is configured for {name}, which is for models that do not fit on one device" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_alone_it_says_how_to_begin(tmp_path):
@@ -126,6 +194,21 @@ def test_a_failed_start_is_followed_by_another(drawn_set, tmp_path, capsys):
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert "is not a folder" in error_of(capsys, *options, "--overwrite_output_dir", "true", "--data_dir", "/nowhere")
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_is_killed_while_it_overwrites_another_leaves_no_mixture(drawn_set, tmp_path, monkeypatch):
+    """Of the new configuration and the old weights."""
+    options = arguments(data_dir=drawn_set, output_dir=tmp_path, max_train_steps=1)
+    run(resolve(options))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save_captioner", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolve([*options, "--overwrite_output_dir", "true", "--hidden_size", "32"]))
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not (tmp_path / "history.jsonl").exists()
 
 
 def test_a_run_without_a_log_yet_is_not_overwritten(drawn_set, tmp_path, capsys):

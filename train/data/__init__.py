@@ -2,9 +2,18 @@
 
 from .batches import CaptionedPhotos, Collate, LabelledPhotos, WeightedPhotos, collate_captions
 from .captions import read_captions
-from .dataset import captioned_dataset, captioned_datasets, captions_of, names_of, photo_of, unlabelled_photos
+from .dataset import (
+    captioned_dataset,
+    captioned_datasets,
+    captions_of,
+    names_of,
+    photo_of,
+    pixel_values,
+    unlabelled_photos,
+)
 from .features import cached_features
 from .labels import LabelSentences, held_out_split, label_names, label_texts, labelled_dataset, mentions
+from .sampler import EpochSampler
 from .sources import sources
 from .streaming import MixedStream, StreamedPhotos
 from .vocabulary import make_tokenizer, start_token

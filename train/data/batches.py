@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import random
 import re
 
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from modeling_captioner import PhotoError
 
-from .dataset import names_of, photo_of
+from .dataset import names_of, photo_of, side_of
 from .labels import label_names
 from .vocabulary import encode, start_token
 
@@ -156,6 +157,7 @@ class Collate:
 
     def __init__(self, processor, settings, seed=None):
         self.processor, self.settings, self.seed = processor, settings, seed
+        self.side = side_of(processor) if seed is None else math.ceil(side_of(processor) / CROP_SCALE[0])
         self.checked, self.broken = 0, 0
 
     def __call__(self, rows):
@@ -191,7 +193,7 @@ class Collate:
         """The photo, or None if it is broken."""
         self.checked += 1
         try:
-            photo = photo_of(row)
+            photo = photo_of(row, self.side)
         except PhotoError as error:
             if not self.settings.streaming:
                 raise

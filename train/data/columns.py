@@ -5,7 +5,9 @@ import itertools
 import logging
 import os
 import re
+from collections import Counter
 
+import pyarrow
 from datasets import Image, Value
 
 from modeling_captioner.photos import photo_suffixes
@@ -18,6 +20,7 @@ SUFFIXES = photo_suffixes()
 STRINGS = ("string", "large_string")
 IMAGE_COLUMN_NAME = re.compile("image|img|photo|pic", re.IGNORECASE)
 INSPECTED_ROWS = 20  # the first rows, which show what a column contains
+FINGERPRINT_PARTS, FINGERPRINT_BYTES = 16, 4096  # of a photo's file
 logger = logging.getLogger(__name__)
 
 
@@ -71,17 +74,19 @@ def _suffix(path):
 def photo_keys(split, image, processes=None):
     """A key for each row, equal for rows with the same photo: an ID of the data set, a URL, a path or a hash.
 
+    Different photos may have the same ID, such as a file name from two folders: they get different keys.
+
     Args:
-        image: name of the column with the photos, which is read only if there is no column with IDs.
+        image: name of the column with the photos, which is read only if there is no column with unique IDs.
         processes: number of processes that read it.
     """
-    for column in id_columns(split.features):
-        ids = split[column][:]
-        if None not in ids and len(set(ids)) > 1:
-            return ids
     photos = split.select_columns([image])
     if isinstance(photos.features[image], Image):
         photos = photos.cast_column(image, Image(decode=False))
+    for column in id_columns(split.features):
+        ids = split[column][:]
+        if None not in ids and len(set(ids)) > 1:
+            return _keys_of_ids(ids, photos, image)
     keys = photos.map(
         lambda row: {"key": key_of(row[image])},
         remove_columns=[image],
@@ -89,6 +94,36 @@ def photo_keys(split, image, processes=None):
         desc="finding duplicate photos",
     )
     return keys["key"][:]
+
+
+def _keys_of_ids(ids, photos, image):
+    """The keys of rows with these IDs: of those that several rows share, together with what the photos look like."""
+    counts, keys = Counter(ids), list(ids)
+    shared = [row for row, own in enumerate(ids) if counts[own] > 1]
+    cells = photos.with_format("arrow").select(shared)
+    prints = [_fingerprint(cell) for table in cells.iter(1000) for cell in table[image]]
+    known = {ids[row]: found for row, found in zip(shared, prints, strict=True) if found}
+    for row, found in zip(shared, prints, strict=True):  # a row may leave out the photo that another row has
+        keys[row] = (ids[row], found or known.get(ids[row]))
+    return keys
+
+
+def _fingerprint(cell):
+    """What tells a photo from others: its path or URL, or a hash of some of its bytes. None if it is missing.
+
+    Args:
+        cell: an Arrow scalar, so that the bytes are not copied, and most are not even read.
+    """
+    content, path = cell, None
+    if isinstance(cell, pyarrow.StructScalar):
+        content, path = cell.get("bytes"), cell.get("path")
+    if content is None or not content.is_valid:
+        return path.as_py() if path is not None else None
+    if isinstance(content, pyarrow.StringScalar | pyarrow.LargeStringScalar):
+        return content.as_py()
+    bytes_ = memoryview(content.as_buffer())
+    parts = [bytes_[part * len(bytes_) // FINGERPRINT_PARTS :][:FINGERPRINT_BYTES] for part in range(FINGERPRINT_PARTS)]
+    return hashlib.sha256(b"".join([*parts, bytes_[-FINGERPRINT_BYTES:], str(len(bytes_)).encode()])).hexdigest()
 
 
 def id_columns(features):

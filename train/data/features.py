@@ -13,7 +13,7 @@ from captioning.cores import usable_cores
 from captioning.prefetch import prefetch_map
 
 from ..checkpoints import writing
-from .dataset import paths_of, photo_of
+from .dataset import paths_of, pixel_values
 
 SHARD_BYTES = 2**28  # size of a file; an interrupted run loses at most one
 MAX_AHEAD = 8  # batches of pixels in memory
@@ -49,7 +49,7 @@ def cached_features(encoder, processor, photos, folder, batch_size):
     """
     encoder.eval()
     folder.mkdir(parents=True, exist_ok=True)
-    first = _features(encoder, _pixel_values(processor, [photos[0]]))
+    first = _features(encoder, pixel_values(processor, [photos[0]]))
     size = max(1, SHARD_BYTES // first.nbytes)  # photos per shard
     shards = [photos.select(range(start, min(len(photos), start + size))) for start in range(0, len(photos), size)]
     fingerprint = encoder_fingerprint(encoder, processor, photos)
@@ -71,8 +71,8 @@ def _write_shard(file, encoder, processor, photos, batch_size):
     starts = range(0, len(photos), batch_size)
     batches = (photos.select(range(start, min(len(photos), start + batch_size))) for start in starts)
     # Threads open the next photos while the encoder works; Pillow lets them run at the same time.
-    pixel_values = functools.partial(_pixel_values, processor)
-    ahead = prefetch_map(pixel_values, map(list, batches), min(usable_cores(), MAX_AHEAD))
+    opened = functools.partial(pixel_values, processor)
+    ahead = prefetch_map(opened, map(list, batches), min(usable_cores(), MAX_AHEAD))
     features = None
     for start, pixels in zip(starts, tqdm(ahead, total=len(starts), desc="photos", leave=False), strict=True):
         batch = _features(encoder, pixels)
@@ -87,10 +87,6 @@ def _write_shard(file, encoder, processor, photos, batch_size):
     part.rmdir()
 
 
-def _pixel_values(processor, rows):
-    return processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
-
-
 def _features(encoder, pixels):
     weight = next(encoder.parameters())
     return encoder.features(pixels.to(weight.device, weight.dtype)).half().cpu().numpy()
@@ -98,7 +94,7 @@ def _features(encoder, pixels):
 
 def encoder_fingerprint(encoder, processor, photos):
     """A hash of the preprocessing (by the pixel values of the first photo) and of the encoder's weights."""
-    digest = hashlib.sha256(processor(images=photo_of(photos[0]), return_tensors="np").pixel_values.tobytes())
+    digest = hashlib.sha256(pixel_values(processor, [photos[0]]).numpy().tobytes())
     for tensor in encoder.backbone.state_dict().values():
         digest.update(tensor.cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]

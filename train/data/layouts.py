@@ -1,6 +1,7 @@
 """Loading captioned data sets from disk in all common layouts: `load_folder`."""
 
 import csv
+import filecmp
 import json
 import logging
 import os
@@ -115,7 +116,7 @@ def _caption(annotation):
 
 def _load_coco(folder, files):
     """Load annotation files in COCO's format; None if they contain no captions of existing photos."""
-    photos, splits = _index_photos(folder, unique=True) if files else {}, {}
+    photos, splits = _index_photos(folder) if files else {}, {}
     for file in files:
         content = _coco_content(file)
         if content is None:
@@ -155,11 +156,10 @@ def _split_of(file):
     )
 
 
-def _index_photos(folder, unique=False):
+def _index_photos(folder):
     """Map relative paths, file names and lower-case file names to the paths of the photos in a folder.
 
-    Args:
-        unique: leave out file names that occur more than once.
+    A file name that belongs to different photos is left out.
     """
     photos, names = {}, {}
     found, left_out = list_photos(folder)
@@ -167,7 +167,11 @@ def _index_photos(folder, unique=False):
     for path in found:
         photos[Path(path).relative_to(folder).as_posix()] = path
         names.setdefault(os.path.basename(path), []).append(path)
-    names = {name: paths[0] for name, paths in names.items() if len(paths) == 1 or not unique}
+    names = {
+        name: paths[0]
+        for name, paths in names.items()
+        if all(filecmp.cmp(paths[0], path, shallow=False) for path in paths[1:])
+    }
     return {name.lower(): path for name, path in names.items()} | names | photos
 
 
@@ -185,8 +189,9 @@ def _load_flickr(folder):
     photos = _index_photos(folder) if files else {}
     for file in files:
         captions, missing = {}, set()
+        parent = file.parent.relative_to(folder)
         for name, caption in _flickr_rows(file):
-            if path := _find_photo(photos, name):
+            if path := _find_photo(photos, name, (parent / "Images", parent / "images", parent)):
                 captions.setdefault(path, []).append(caption)
             else:
                 missing.add(name)

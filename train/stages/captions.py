@@ -19,6 +19,7 @@ from ..checkpoints import save_captioner
 from ..data import (
     CaptionedPhotos,
     Collate,
+    EpochSampler,
     LabelledPhotos,
     LabelSentences,
     MixedStream,
@@ -37,7 +38,7 @@ from ..data import (
 from ..encoders import trainable_from
 from ..metrics import caption_metrics
 
-EXAMPLES = 4  # validation photos to plot at each validation
+EXAMPLES, EXAMPLE_SIDE = 4, 512  # validation photos to plot at each validation, and their size in pixels
 SHOWN = ("CIDEr-D", "BLEU-4")  # for each data set and language
 
 
@@ -160,9 +161,9 @@ class Captions:
         train = split == "train"
         batch_size = self.settings.per_device_train_batch_size if train else self.settings.per_device_eval_batch_size
         return DataLoader(
-            self.datasets[split],
+            dataset := self.datasets[split],
             batch_size,
-            shuffle=train and not self.settings.streaming,
+            sampler=EpochSampler(dataset, self.settings.seed) if train and not self.settings.streaming else None,
             collate_fn=Collate(self.processor, self.settings, self.settings.seed if train else None),
             # With several workers, each would number the photos of a stream from 0, but results are keyed by number.
             num_workers=self.settings.dataloader_num_workers if train or not self.settings.streaming else 0,
@@ -175,9 +176,11 @@ class Captions:
         groups = [{"params": rest, "lr": self.settings.learning_rate}]
         return [*groups, {"params": encoder, "lr": self.settings.encoder_learning_rate}] if encoder else groups
 
-    def loss(self, model, batch):
-        loss = model(**model_inputs(batch), **caption_inputs(batch)).loss
-        return {"loss": loss, "count": (batch["labels"] != -100).sum()}
+    def num_items(self, batch):
+        return (batch["labels"] != -100).sum()
+
+    def loss(self, model, batch, num_items):
+        return {"loss": model(**model_inputs(batch), **caption_inputs(batch), num_items_in_batch=num_items).loss}
 
     def sample_names(self, batch):
         return batch["name"]
@@ -260,8 +263,8 @@ class Captions:
         photos = []
         for row in rows:
             with contextlib.suppress(PhotoError):  # a stream may contain broken photos
-                photo = photo_of(row)
-                photo.thumbnail((512, 512))
+                photo = photo_of(row, EXAMPLE_SIDE)
+                photo.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
                 photos.append((row["name"], photo, list(dict.fromkeys(row["languages"]))))
         return photos
 

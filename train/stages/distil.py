@@ -5,6 +5,7 @@ the same crop, with aggressive cropping, mixup and a long schedule. With `distil
 predict the map of an earlier, frozen block, and only the class distribution comes from the teacher.
 """
 
+import math
 import random
 
 import timm
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from ..checkpoints import save_captioner
-from ..data import captioned_dataset, names_of, photo_of, sources, unlabelled_photos
+from ..data import EpochSampler, captioned_dataset, names_of, photo_of, pixel_values, sources, unlabelled_photos
 from ..encoders import trainable_from
 from ..probe import word_probe
 
@@ -38,7 +39,9 @@ class Crops(TorchDataset):
         return len(self.photos)
 
     def __getitem__(self, index):
-        photo = photo_of(self.photos[index])
+        # Small crops are of a quarter of the area, and up to a third wider than high.
+        side = self.size if self.seed is None else math.ceil(self.size / (CROP_SCALE[0] * 3 / 4) ** 0.5)
+        photo = photo_of(self.photos[index], side)
         if self.seed is not None:
             photo = self._crop(photo, random.Random(f"{self.seed} {self.epoch} {index}"))
         return index, v2.functional.pil_to_tensor(photo.resize((self.size, self.size)))  # (3, size, size), uint8
@@ -99,7 +102,7 @@ class Distil:
         self.captioner, self.processor, self.settings = captioner, processor, settings
         self.teacher = load_teacher(settings.teacher_name, settings.teacher_weights).to(device)
         self.teacher_data_config = timm.data.resolve_model_data_config(self.teacher)
-        self.size = settings.distil_image_size or settings.image_size
+        self.size = settings.image_size
         trainable_from(captioner, settings.encoder_trainable_from, settings.freeze_batch_norm)
         check_block(captioner.encoder, settings.distil_block)
         captioner.encoder.norm.requires_grad_(False)
@@ -117,10 +120,11 @@ class Distil:
     def dataloader(self, split):
         size = max(self.size, self.teacher_data_config["input_size"][-1])
         photos, seed = (self.photos, self.settings.seed) if split == "train" else (self.validation_photos, None)
+        crops = Crops(photos, size, seed)
         return DataLoader(
-            Crops(photos, size, seed),
+            crops,
             self.settings.per_device_train_batch_size,
-            shuffle=split == "train",
+            sampler=EpochSampler(crops, self.settings.seed) if split == "train" else None,
             drop_last=split == "train",
             num_workers=self.settings.dataloader_num_workers,
         )
@@ -135,12 +139,15 @@ class Distil:
             },
         ]
 
-    def loss(self, model, batch):
+    def num_items(self, batch):
+        return torch.tensor(len(batch[0]), device=batch[1].device)
+
+    def loss(self, model, batch, num_items):
         photos = batch[1].float() / 255
         if self.settings.mixup_alpha:
             lam = random.betavariate(self.settings.mixup_alpha, self.settings.mixup_alpha)
             photos = lam * photos + (1 - lam) * photos.flip(0)
-        return {"loss": self._distil_loss(model, photos), "count": torch.tensor(len(photos), device=photos.device)}
+        return {"loss": self._distil_loss(model, photos) * len(photos) / num_items}
 
     def sample_names(self, batch):
         names = names_of(self.photos)
@@ -195,8 +202,7 @@ class Distil:
         features = []
         for start in range(0, len(photos), batch_size):
             rows = photos.select(range(start, min(len(photos), start + batch_size)))
-            pixels = self.processor(images=[photo_of(row) for row in rows], return_tensors="pt").pixel_values
-            features.append(encoder.features(pixels.to(device)).mean(1).cpu())
+            features.append(encoder.features(pixel_values(self.processor, rows).to(device)).mean(1).cpu())
         return word_probe(torch.cat(features), photos["captions"])
 
     def save(self, model, folder):

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..checkpoints import save_captioner
-from ..data import captioned_datasets, captions_of, collate_captions, read_captions
+from ..data import EpochSampler, captioned_datasets, captions_of, collate_captions, read_captions
 from .captions import mean_loss, word_losses
 
 
@@ -30,10 +30,11 @@ class Language:
         return [parameter for name, parameter in named if not name.startswith("attention.")]
 
     def dataloader(self, split):
+        rows = list(enumerate(self.captions[split]))
         return DataLoader(
-            list(enumerate(self.captions[split])),
+            rows,
             self.settings.per_device_train_batch_size,
-            shuffle=split == "train",
+            sampler=EpochSampler(rows, self.settings.seed) if split == "train" else None,
             collate_fn=self._collate,
         )
 
@@ -45,14 +46,17 @@ class Language:
     def parameter_groups(self, model):
         return [{"params": self._trained_parameters(model), "lr": self.settings.learning_rate}]
 
-    def loss(self, model, batch):
-        return {"loss": self._forward(model, batch).loss, "count": (batch["labels"] != -100).sum()}
+    def num_items(self, batch):
+        return (batch["labels"] != -100).sum()
 
-    def _forward(self, model, batch):
+    def loss(self, model, batch, num_items):
+        return {"loss": self._forward(model, batch, num_items_in_batch=num_items).loss}
+
+    def _forward(self, model, batch, **options):
         """Run the model with a single region of zeros in place of a photo."""
         captions = {name: batch[name] for name in ("labels", "decoder_input_ids")}
         regions = torch.zeros(len(batch["labels"]), 1, self.model.config.hidden_size, device=batch["labels"].device)
-        return model(encoder_outputs=BaseModelOutput(regions), **captions)
+        return model(encoder_outputs=BaseModelOutput(regions), **captions, **options)
 
     def sample_names(self, batch):
         return [repr(caption) for caption in batch["caption"]]

@@ -21,7 +21,11 @@ class SelfCritical(Captions):
         super().__init__(captioner, processor, settings, device)
         self.reward = CiderReward(self.datasets["train"].captions)
 
-    def loss(self, model, batch):
+    def num_items(self, batch):
+        """The number of photos: how many words will be sampled is not known yet."""
+        return torch.tensor(len(batch["photo"]), device=batch["photo"].device)
+
+    def loss(self, model, batch, num_items):
         """Negative log-likelihood per word of the sampled captions, weighted by their advantage over the mean reward of
         the photo's other samples. Each photo is captioned in one of the languages of its references, drawn at random.
 
@@ -46,14 +50,14 @@ class SelfCritical(Captions):
             model.train()
             references = model(encoder_outputs=BaseModelOutput(regions), **caption_inputs(batch))
             loss = loss + self.settings.cross_entropy_weight * references.loss
-        return {
+        means = {
             "loss": loss,
-            "count": mask.sum(),
             "reward": rewards.mean(),
             "entropy": -(log_probs.exp() * log_probs).sum(-1).mean(),
             "words": mask.sum() / len(mask),
             "repetitions": (repeated > 0).float().mean(),
         }
+        return {name: mean * len(batch["photo"]) / num_items for name, mean in means.items()}
 
     def _regions(self, batch):
         """The projected regions (photos, regions, hidden) of a batch, encoded once for sampling and for all losses."""
