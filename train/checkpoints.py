@@ -56,8 +56,9 @@ def find(folder, names, path):
 def restore(checkpoint, output_dir):
     """Restore the output folder to its state at `checkpoint`: the best captioner so far, and no later checkpoints."""
     if (checkpoint / BEST).exists():
-        _link(checkpoint / BEST, output_dir / "part.safetensors")
-        os.replace(output_dir / "part.safetensors", output_dir / MODEL)
+        with writing(output_dir / MODEL):
+            _link(checkpoint / BEST, output_dir / "part.safetensors")
+            os.replace(output_dir / "part.safetensors", output_dir / MODEL)
     number = int(checkpoint.parent.name.partition("-")[0])
     for stage in checkpoint.parent.parent.iterdir():
         if int(stage.name.partition("-")[0]) > number:

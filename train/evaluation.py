@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from captioning.coco import image_id
+from captioning.saving import writing
 
 from .loop import evaluate, explain_worker_errors
 from .metrics import caption_metrics, java_metrics
@@ -52,4 +53,5 @@ def write_evaluation(results, folder):
 
 
 def _write_json(content, file):
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with writing(file):
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
