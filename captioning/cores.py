@@ -30,8 +30,8 @@ def _quotas(root: Path) -> Iterator[float]:
         _, controllers, group = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        mount, group = root / "sys/fs/cgroup" / controllers, PurePosixPath(group.lstrip("/"))
-        for place in (group, *group.parents):  # within a container, the mount may begin at its own group
+        mount, own = root / "sys/fs/cgroup" / controllers, PurePosixPath(group.lstrip("/"))
+        for place in (own, *own.parents):  # within a container, the mount may begin at its own group
             folder = mount / place
             quota = _read(folder / "cpu.max").split()
             quota = quota or [_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]

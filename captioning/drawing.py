@@ -1,7 +1,13 @@
 """Drawing attention maps over photos, for `caption.py --attention` and the trainer's examples: `draw`."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
+
+from modeling_captioner.explanation import Explanation
 
 from .errors import printable
 
@@ -11,7 +17,7 @@ COLORMAP = {0: (10, 12, 34, 0.6), 0.35: (70, 24, 96, 0.48), 0.65: (235, 90, 40, 
 BLUR = 0.5  # regions, the standard deviation of the Gaussian that smooths a map
 
 
-def draw(drawn, path):
+def draw(drawn: list[tuple[str, Image.Image, Explanation]], path: str | Path) -> None:
     """Draw (name, photo, explanation) triples as one figure: the photo, and the attention map of each word."""
     columns, tile, gap, heading = 6, 1.9, 0.12, 0.65  # tile size, gap and heading height in inches
     label = 0.25  # above each tile
@@ -22,13 +28,13 @@ def draw(drawn, path):
     figure = Figure(figsize=(width, height), dpi=120)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)  # in inches
     axes.axis("off")
-    style = {"parse_math": False, "va": "top"}
+    style: dict[str, Any] = {"parse_math": False, "va": "top"}
     top = height
     for (name, photo, explanation), count, tall in zip(drawn, rows, heights, strict=True):
         axes.text(gap, top - 0.15, explanation.caption, size=13, weight="bold", **style)
         axes.text(gap, top - 0.45, printable(name), size=8, color="grey", **style)
         top -= heading
-        tiles = [(photo, "")]
+        tiles: list[tuple[Any, str]] = [(photo, "")]
         tiles += [(overlay_map(photo, word.map), f"{word.text}  {word.probability:.0%}") for word in explanation.words]
         for number, (picture, text) in enumerate(tiles):
             row, column = divmod(number, columns)
@@ -39,7 +45,7 @@ def draw(drawn, path):
     figure.savefig(path, bbox_inches="tight", pad_inches=gap)  # a long caption may extend beyond the right edge
 
 
-def overlay_map(photo, attention):
+def overlay_map(photo: Image.Image, attention: np.ndarray) -> np.ndarray:
     """Overlay an attention map on a photo, as the page draws it; a uniform map stays dim."""
     rows, columns = attention.shape
     smooth = _kernel(photo.height, rows) @ attention @ _kernel(photo.width, columns).T  # (height, width)

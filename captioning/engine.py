@@ -10,6 +10,7 @@ import importlib.util
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 from .errors import print_warning
 from .generation import check_generation
@@ -19,7 +20,7 @@ from .loading import check_model
 ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA in WSL, ROCm
 
 
-def load_engine(options, generation, verbose=True):
+def load_engine(options: Any, generation: dict[str, Any], verbose: bool = True) -> Any:
     """Load the captioner that the options of `caption.py` or `app.py` name.
 
     Args:
@@ -63,7 +64,7 @@ def _load_onnx(name, generation):
     return OnnxCaptioner(folder, **generation)
 
 
-def download_export(name):
+def download_export(name: str) -> str:
     """Download the JSON files and the ONNX export of a captioner on the Hub. Returns their folder.
 
     Raises `ValueError` if it cannot be downloaded.

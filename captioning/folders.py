@@ -9,16 +9,21 @@ from modeling_captioner.photos import HEIF_SUFFIXES, photo_suffixes
 RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".x3f")
 
 
-def list_photos(folder, recursive=True, follow_links=True):
+def list_photos(
+    folder: str | os.PathLike, recursive: bool = True, follow_links: bool = True
+) -> tuple[list[str], collections.Counter]:
     """List the photos in a folder and its subfolders, sorted, without hidden ones.
 
     Linked subfolders are included, but no folder is listed twice, and none that contains `folder` itself.
 
     Returns the paths, and a `collections.Counter` of what is left out, by reason.
     """
-    photos, left_out, suffixes = [], collections.Counter(), photo_suffixes()
+    photos: list[str] = []
+    left_out: collections.Counter = collections.Counter()
+    suffixes = photo_suffixes()
     root, listed = os.path.realpath(folder), set()
-    folders, links = [os.fspath(folder)], collections.deque()
+    folders = [os.fspath(folder)]
+    links: collections.deque = collections.deque()
     while folders or links:  # links last, so that photos are listed where they are
         place = folders.pop() if folders else links.popleft()
         real = os.path.realpath(place)
@@ -62,6 +67,6 @@ def _why_left_out(file, suffixes):
     return None
 
 
-def describe(left_out):
+def describe(left_out: collections.Counter) -> str:
     """The `collections.Counter` of `list_photos` as text, such as "3 RAW (export as JPEG), 1 broken link"."""
     return ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())

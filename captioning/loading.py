@@ -96,9 +96,9 @@ def check_model(name: str) -> None:
     """Raise `ValueError` for an incomplete, mistyped or unusable folder, in one sentence and without asking the Hub."""
     folder = Path(name)
     if folder.is_dir():
-        for file in ("config.json", "model*.safetensors", "processor_config.json", "tokenizer.json"):
-            if not any(folder.glob(file)):
-                raise ValueError(f"{name} contains no captioner: {file} is missing; give a folder written by train/.")
+        for needed in ("config.json", "model*.safetensors", "processor_config.json", "tokenizer.json"):
+            if not any(folder.glob(needed)):
+                raise ValueError(f"{name} contains no captioner: {needed} is missing; give a folder written by train/.")
         for file in (*folder.glob("*.json"), *folder.glob("model*.safetensors"), *folder.glob("onnx/*.onnx")):
             if is_lfs_pointer(file):
                 raise ValueError(f"{file} is a pointer of Git LFS, not the file itself; run git lfs pull.")
@@ -116,5 +116,6 @@ def is_lfs_pointer(path: Path) -> bool:
 def weights_variant(name: str) -> str | None:
     """The variant of a folder's weights, such as "fp16" for model.fp16.safetensors; None if there are others."""
     names = sorted(file.name for file in Path(name).glob("model*.safetensors"))
-    variants = [re.fullmatch(r"model\.([^.]+?)(-\d+-of-\d+)?\.safetensors", name) for name in names]
-    return variants[0][1] if variants and all(variants) else None
+    matches = [re.fullmatch(r"model\.([^.]+?)(-\d+-of-\d+)?\.safetensors", name) for name in names]
+    variants = [match[1] for match in matches if match]
+    return variants[0] if variants and len(variants) == len(names) else None

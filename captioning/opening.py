@@ -1,9 +1,14 @@
 """What the pages show before a visitor has chosen a photo: the example whose caption is right."""
 
 import re
+from typing import Any
+
+from modeling_captioner.explanation import Explanation
 
 
-def choose_opening(explanations, shows):
+def choose_opening(
+    explanations: list[Explanation], shows: dict[str, list[str]]
+) -> tuple[int, dict[str, Any], list[str]]:
     """The example that a page opens with: the first whose caption names what it shows.
 
     Args:
@@ -19,7 +24,7 @@ def choose_opening(explanations, shows):
     return first, explanations[first].to_dict() | {"opening": True, "resting": nouns[first]}, wrong
 
 
-def find_noun(caption, nouns):
+def find_noun(caption: str, nouns: list[str]) -> int | None:
     """The index of the caption's first word that is one of the nouns, or the first word of one; None without any."""
     match = re.search(rf"(?<!\S)({'|'.join(map(re.escape, nouns))})(?!\S)", caption.lower())
     return match and len(caption[: match.start()].split())

@@ -1,16 +1,17 @@
 """Computing ahead in threads: `prefetch_map`."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-Value, Result = TypeVar("Value"), TypeVar("Result")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 
 def prefetch_map(
     function: Callable[[Value], Result], values: Iterable[Value], workers: int, ahead: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Like `map(function, values)`, but threads compute the next results while the caller uses the current one.
 
     Args:

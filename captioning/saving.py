@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -15,7 +16,9 @@ REMEDY = "free disk space, then try again."
 MARK = "written-by-save_captioner"  # a file in temporary folders, so that only these are deleted
 
 
-def save_captioner(model, processor, folder: str | Path, state_dict: dict | None = None, remedy: str = REMEDY) -> None:
+def save_captioner(
+    model: Any, processor: Any, folder: str | Path, state_dict: dict | None = None, remedy: str = REMEDY
+) -> None:
     """Save a captioner to `folder`, in place of an earlier one.
 
     A process that is killed meanwhile leaves the earlier captioner, the new one, or one without weights, which does not

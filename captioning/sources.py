@@ -6,7 +6,11 @@ import glob
 import io
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from modeling_captioner import PhotoError, open_photo
 from modeling_captioner.photos import URLS, download_photo, read_download
@@ -15,20 +19,20 @@ from .errors import print_warning
 from .folders import describe, list_photos
 
 
-def find_photos(patterns, lists, recursive):
+def find_photos(patterns: Iterable[str], lists: Iterable[str], recursive: bool) -> list[str]:
     """The paths of all photos named by `patterns` (paths, folders, globs) and then by the files `lists`."""
     patterns = [path for pattern in patterns for path in (read_list("-") if pattern == "-" else [pattern])]
     patterns += [path for file in lists for path in read_list(file)]
     if not patterns:
         raise ValueError("No photos given; pass images, folders, --list or --dataset_name.")
-    left_out = collections.Counter()
+    left_out: collections.Counter = collections.Counter()
     photos = [path for pattern in patterns for path in expand(pattern, recursive, left_out)]
     if left_out:
         print_warning(f"left out of the folders: {describe(left_out)}.")
     return photos
 
 
-def read_list(file):
+def read_list(file: str) -> list[str]:
     """Read paths from a file ("-" for standard input), one per line or NUL-separated as written by `find -print0`.
 
     The file may start with a byte order mark, and with that of UTF-16 it is read as such. Raises `ValueError` for
@@ -39,8 +43,8 @@ def read_list(file):
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             data = data.decode("utf-16").encode()
-        paths = data.split(b"\0") if b"\0" in data else data.splitlines()
-        paths = [os.fsdecode(path.removeprefix(codecs.BOM_UTF8)) for path in paths if path.strip()]
+        lines = data.split(b"\0") if b"\0" in data else data.splitlines()
+        paths = [os.fsdecode(path.removeprefix(codecs.BOM_UTF8)) for path in lines if path.strip()]
     except UnicodeError as error:
         raise ValueError(refusal) from error
     # UTF-16 without a mark, or a binary file, is split within its words, where "." or "/" would be the whole disk.
@@ -49,7 +53,7 @@ def read_list(file):
     return paths
 
 
-def expand(pattern, recursive, left_out):
+def expand(pattern: str, recursive: bool, left_out: collections.Counter) -> list[str]:
     """Expand a folder to its images and a glob to its matches; the pattern itself if there are none.
 
     Counts in the `collections.Counter` `left_out` what is left out of folders.
@@ -64,14 +68,16 @@ def expand(pattern, recursive, left_out):
     return [str(Path(photo)) for photo in photos] or [pattern]
 
 
-def read_file(path, side=None):
+def read_file(path: str, side: int | None = None) -> Image.Image:
     """Open the photo at `path`; see `open_photo` for `side`. Raises `PhotoError`."""
     if os.path.isdir(path):
         raise PhotoError(f"{path} is a folder without images; give one that contains JPEG or PNG files.")
     return open_photo(path, side=side)
 
 
-def stream_dataset(name, config, split, column):
+def stream_dataset(
+    name: str, config: str | None, split: str, column: str
+) -> tuple[Iterator[tuple[str, Any]], int | None]:
     """Stream the photos of a dataset. Returns pairs of a name, SPLIT/NUMBER, and an argument for `read_row`; and the
     number of photos, or None if unknown."""
     import datasets
@@ -87,7 +93,7 @@ def stream_dataset(name, config, split, column):
     return ((f"{split}/{number}", row[column]) for number, row in enumerate(rows)), total
 
 
-def read_row(image, side=None):
+def read_row(image: dict[str, Any] | None, side: int | None = None) -> Image.Image:
     """Open the photo in a dataset cell: bytes, a path or a URL. Raises `PhotoError`."""
     if image is None:
         raise PhotoError("The row contains no image.")

@@ -1,17 +1,21 @@
 """Captioning with PyTorch, on any device: `TorchCaptioner`."""
 
 import itertools
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
+from PIL import Image
 
-from modeling_captioner import explain, explain_caption, explain_photos
+from modeling_captioner import Explanation, explain, explain_caption, explain_photos
 from modeling_captioner.confidence import confidence_of
 from modeling_captioner.languages import check_language
 
 from .loading import load_captioner
 
 MAX_BATCH_SIZE = 256  # photos; two batches of pixels are held in memory
+Captions = tuple[list, ...]  # captions, and as many numbers for each; see `generate_captions`
 
 
 class TorchCaptioner:
@@ -26,7 +30,7 @@ class TorchCaptioner:
     Raises `ValueError` if the device or the captioner cannot be used.
     """
 
-    def __init__(self, name, device=None, dtype="float32", **generation):
+    def __init__(self, name: str, device: str | None = None, dtype: str = "float32", **generation: Any) -> None:
         self.model, self.processor = load_captioner(name, device, dtype)
         self.model.optimize_for_inference()
         self.generation = generation
@@ -35,29 +39,29 @@ class TorchCaptioner:
         on_cpu = self.model.device.type == "cpu"
         self.batch_size = min(16 * torch.get_num_threads(), MAX_BATCH_SIZE) if on_cpu else MAX_BATCH_SIZE
 
-    def preprocess(self, photo):
+    def preprocess(self, photo: Image.Image) -> torch.Tensor:
         return self.processor(images=photo, return_tensors="pt").pixel_values
 
     @property
-    def defaults(self):
+    def defaults(self) -> dict[str, Any]:
         return self.model.generation_config.to_dict() | self.generation
 
-    def caption(self, photos, *, language=None):
+    def caption(self, photos: list[torch.Tensor], *, language: str | None = None) -> list[tuple]:
         language = check_language(language, self.languages)
         generation = self.generation | {"language": language, "num_return_sequences": 1}
         return list(zip(*generate_per_core(self.model, self.processor, torch.cat(photos), generation), strict=True))
 
-    def explain(self, photo, **settings):
+    def explain(self, photo: Image.Image, **settings: Any) -> Explanation:
         return explain(self.model, self.processor, photo, **{"num_return_sequences": 1} | self.generation | settings)
 
-    def explain_photos(self, photos, **settings):
+    def explain_photos(self, photos: list[Image.Image], **settings: Any) -> list[Explanation]:
         return explain_photos(self.model, self.processor, photos, **self.generation | settings)
 
-    def explain_caption(self, photo, caption, **settings):
+    def explain_caption(self, photo: Image.Image, caption: str, **settings: Any) -> Explanation:
         return explain_caption(self.model, self.processor, photo, caption, **settings)
 
 
-def generate_per_core(model, processor, pixel_values, generation):
+def generate_per_core(model: Any, processor: Any, pixel_values: torch.Tensor, generation: dict[str, Any]) -> Captions:
     """Like `generate_captions`; on a CPU each core captions its own photos, so that none waits for decoding threads."""
     cores = torch.get_num_threads()
     if model.device.type != "cpu" or len(pixel_values) < cores:
@@ -74,7 +78,9 @@ def generate_per_core(model, processor, pixel_values, generation):
         return concatenate(pool.map(caption, pixel_values.tensor_split(cores)))
 
 
-def generate_within_memory(model, processor, pixel_values, generation):
+def generate_within_memory(
+    model: Any, processor: Any, pixel_values: torch.Tensor, generation: dict[str, Any]
+) -> Captions:
     """Like `generate_captions`; halves the batch as long as the device runs out of memory."""
     try:
         return generate_captions(model, processor, pixel_values, generation)
@@ -88,13 +94,13 @@ def generate_within_memory(model, processor, pixel_values, generation):
     return concatenate(generate_within_memory(model, processor, half, generation) for half in pixel_values.chunk(2))
 
 
-def concatenate(parts):
+def concatenate(parts: Iterable[Captions]) -> Captions:
     """Concatenate the results of `generate_captions` for the parts of a batch."""
-    return [list(itertools.chain.from_iterable(lists)) for lists in zip(*parts, strict=True)]
+    return tuple(list(itertools.chain.from_iterable(lists)) for lists in zip(*parts, strict=True))
 
 
 @torch.inference_mode()
-def generate_captions(model, processor, pixel_values, generation):
+def generate_captions(model: Any, processor: Any, pixel_values: torch.Tensor, generation: dict[str, Any]) -> Captions:
     """Generate captions for `pixel_values` (batch, 3, size, size).
 
     Returns them, their natural log-probabilities, and the confidence in each, None for a captioner without.

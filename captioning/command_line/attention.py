@@ -8,7 +8,7 @@ from PIL import Image
 
 from modeling_captioner import Explanation, PhotoError
 
-from .outputs import Captions, check_folder
+from .outputs import Caption, Captions, check_folder
 
 MAX_DRAWN = 30  # photos; a taller figure is hard to open
 
@@ -31,7 +31,7 @@ def caption_with_maps(
         explanations = [captioner.explain(photo, language=language) for language in languages]
         photo.thumbnail((512, 512))
         drawn += [(name, photo, explanation) for explanation in explanations]
-        yield [(name, [(found.caption, found.log_probability, found.confidence) for found in explanations])]
+        yield [(name, [Caption(found.caption, found.log_probability, found.confidence) for found in explanations])]
 
 
 def check_drawing(path: str, photos: int) -> None:

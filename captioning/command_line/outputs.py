@@ -13,10 +13,10 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from captioning.coco import image_id
 from captioning.errors import printable
@@ -56,7 +56,7 @@ class Format:
         return "".join(self.line(name, found) + self.end for name, found in named)
 
 
-def make_format(suffix: str, languages: list[str], calibrated: bool = False) -> Format:
+def make_format(suffix: str, languages: Sequence[str], calibrated: bool = False) -> Format:
     """The `Format` of files with this suffix. Raises `KeyError` for an unknown suffix.
 
     `calibrated`: whether the captioner gives a confidence, which is a column of CSV.
@@ -73,7 +73,7 @@ def make_format(suffix: str, languages: list[str], calibrated: bool = False) -> 
 SUFFIXES = (".tsv", ".jsonl", ".csv", ".json")
 
 
-def fields(name: str, languages: list[str]) -> list[str]:
+def fields(name: str, languages: Sequence[str]) -> list[str]:
     """The fields of a value that there is for each language: `caption`, or `caption_en` and `caption_vi`."""
     return [f"{name}_{language}" for language in languages] if len(languages) > 1 else [name]
 
@@ -88,7 +88,7 @@ def _tsv(captions: int) -> Format:
     return Format(lambda name, found: "\t".join([name, *(text for text, *_ in found)]), parse_name, name=printable)
 
 
-def _csv(languages: list[str], calibrated: bool) -> Format:
+def _csv(languages: Sequence[str], calibrated: bool) -> Format:
     names = Caption._fields[1:] if calibrated else ["log_probability"]
     columns = zip(*(fields(name, languages) for name in ("caption", *names)), strict=True)
     header = csv_line("file", *(column for group in columns for column in group))
@@ -101,7 +101,7 @@ def _csv(languages: list[str], calibrated: bool) -> Format:
 
 
 def _json_lines(
-    key: str, text: str, languages: list[str], numbers: tuple[str, ...] = (), name: Callable = str
+    key: str, text: str, languages: Sequence[str], numbers: tuple[str, ...] = (), name: Callable = str
 ) -> Format:
     texts = fields(text, languages)
 
@@ -122,7 +122,7 @@ def _json_lines(
     return Format(line, parse_name, name)
 
 
-def imagefolder(file: Path, languages: list[str]) -> Format:
+def imagefolder(file: Path, languages: Sequence[str]) -> Format:
     """The `Format` of an imagefolder's metadata.jsonl, which names photos relative to its folder."""
     folder = file.parent
 
@@ -138,21 +138,21 @@ def imagefolder(file: Path, languages: list[str]) -> Format:
     return _json_lines("file_name", "text", languages, name=name)
 
 
-def location(path):
+def location(path: str | Path) -> str:
     """The same for all spellings of a path; a link to a photo has its own."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 
 
-def without_repetitions(photos):
+def without_repetitions(photos: list[str]) -> list[str]:
     """The paths without later ones of the same photo, whatever their spelling."""
-    first = {}
+    first: dict[str, str] = {}
     for photo in photos:
         first.setdefault(os.path.normcase(location(photo)), photo)
     return list(first.values())
 
 
-def check_folder(folder, option):
+def check_folder(folder: str | Path, option: str) -> None:
     """Raise `ValueError` if no file can be created in `folder`, before the captions are there to be lost."""
     if not os.path.exists(folder):
         raise ValueError(f"{option}: the folder does not exist; create it first.")
@@ -164,9 +164,9 @@ def check_folder(folder, option):
         ) from error
 
 
-def check_unique_names(photos, name, output):
+def check_unique_names(photos: list[str], name: Callable, output: str) -> None:
     """Raise `ValueError` if two photos would have the same name in the output."""
-    first = {}
+    first: dict[str, str] = {}
     for photo in photos:
         if first.setdefault(name(photo), photo) != photo:
             raise ValueError(f"{output}: {first[name(photo)]} and {photo} would share a name; choose another output.")
@@ -175,7 +175,7 @@ def check_unique_names(photos, name, output):
 class StandardOutput:
     """Prints captions as lines on standard output."""
 
-    def __init__(self, suffix: str, languages: list[str] = ()):
+    def __init__(self, suffix: str, languages: Sequence[str] = ()):
         self.format, self.name = make_format(suffix, languages), str
 
     def begin(self, photos: list[str], resume: bool) -> set[str]:
@@ -195,7 +195,7 @@ class TextFiles:
     Of several languages, each has files of its own: .en.txt, .vi.txt.
     """
 
-    def __init__(self, languages: list[str] = (), end: str = ".txt"):
+    def __init__(self, languages: Sequence[str] = (), end: str = ".txt"):
         self.suffixes = [f".{language}{end}" for language in languages] if len(languages) > 1 else [end]
 
     def name(self, photo: str) -> str:
@@ -239,10 +239,11 @@ class CaptionFile:
         path: str | Path,
         process: int = 0,
         processes: int = 1,
-        languages: list[str] = (),
+        languages: Sequence[str] = (),
         calibrated: bool = False,
     ):
-        self.path, self.file, self.resumed, self.processes = Path(path), None, False, processes
+        self.path, self.resumed, self.processes = Path(path), False, processes
+        self.file: BinaryIO | None = None
         if self.path.name == "metadata.jsonl":
             self.format = imagefolder(self.path, languages)
         elif self.path.suffix in SUFFIXES:
@@ -290,11 +291,11 @@ class CaptionFile:
                 f"{self.path} lacks {found - len(lines)} captions, which are on other machines; copy their .part files"
                 " to its folder, then use --resume."
             )
-        lines = [lines[name] for name in sorted(lines, key=position)]
+        ordered = [lines[name] for name in sorted(lines, key=position)]
         if self.is_list:
-            text = "[\n" + ",\n".join(lines) + "\n]\n"
+            text = "[\n" + ",\n".join(ordered) + "\n]\n"
         else:
-            text = self.format.header + "".join(line + self.format.end for line in lines)
+            text = self.format.header + "".join(line + self.format.end for line in ordered)
         with writing(self.path.resolve(), remedy=REMEDY):
             write_file(self.path.resolve(), self._encode(text))
         for file in files:
@@ -320,7 +321,7 @@ class CaptionFile:
 
     def _lines(self, files: list[Path]) -> dict[str, str]:
         """Map names to the complete lines in the files."""
-        lines = {}
+        lines: dict[str, str] = {}
         for file in files:
             text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix(self.mark)
             try:

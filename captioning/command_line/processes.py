@@ -40,10 +40,10 @@ def broadcast_from_main(find: Callable[[], Result], process: int, processes: int
             result[0] = find()
         except (ValueError, OSError) as error:
             result[1] = error
-    found, error = broadcast_object_list(result)
-    if error and process == 0:
-        raise error
-    return sys.exit(1) if error else found
+    found, problem = broadcast_object_list(result)
+    if problem and process == 0:
+        raise problem
+    return sys.exit(1) if problem else found
 
 
 def gather_results(failed: list[tuple], done: int, processes: int) -> tuple[list[tuple], int]:

@@ -1,7 +1,7 @@
 """`caption.py --min_confidence`: captions that are less sure are set aside for a person."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from captioning.errors import print_warning, printable
@@ -28,9 +28,9 @@ class Review:
         return done | set(map(self.name, self.aside.begin(photos, resume)))
 
     def add(self, captions: Iterable[tuple[str, Captions]]) -> None:
-        parts = {True: [], False: []}
+        parts: dict[bool, list[tuple[str, Captions]]] = {True: [], False: []}
         for photo, found in captions:
-            parts[all(caption.confidence >= self.minimum for caption in found)].append((photo, found))
+            parts[all((caption.confidence or 0) >= self.minimum for caption in found)].append((photo, found))
         for output, part in ((self.output, parts[True]), (self.aside, parts[False])):
             if part:
                 output.add(part)
@@ -55,7 +55,7 @@ class ReviewFile(CaptionFile):
 class ReviewTexts(TextFiles):
     """PHOTO.review.txt beside PHOTO; renamed to PHOTO.txt, it is a caption like the others."""
 
-    def __init__(self, languages: list[str] = ()):
+    def __init__(self, languages: Sequence[str] = ()):
         super().__init__(languages, ".review.txt")
 
     def begin(self, photos: list[str], resume: bool) -> set[str]:

@@ -3,6 +3,9 @@
 import functools
 import itertools
 import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from captioning.engine import load_engine
 from captioning.errors import print_error
@@ -16,8 +19,12 @@ from .review import Review, ReviewFile, ReviewLines, ReviewTexts
 
 # Modules that need PyTorch, datasets or Matplotlib are imported inside the functions: each takes a second or more.
 
+Output = CaptionFile | StandardOutput | TextFiles | Review
+# (name, source) of the photos; their number, if known; the position of a name in the output; what opens a source
+Listed = tuple[Iterator[tuple[str, Any]], int | None, Callable, Callable]
 
-def run(options):
+
+def run(options: Namespace) -> int:
     """Caption the photos named by the options of `caption.py`. Returns the exit status: 1 if any of them fails."""
     process, processes = init_processes()
     output = create_output(options, process, processes)
@@ -34,7 +41,8 @@ def run(options):
         )
     languages = [check_language(language, captioner.languages) for language in options.language or [None]]
     own = itertools.islice(photos, process, None, processes)
-    failed, drawn = [], []
+    failed: list[tuple] = []
+    drawn: list[tuple] = []
     if options.attention:
         from captioning.drawing import draw
 
@@ -66,8 +74,10 @@ def _decorated(options, text, *numbers):
     return Caption(f"{options.prefix}{text}{options.suffix}", *numbers)
 
 
-def create_output(options, process, processes):
+def create_output(options: Namespace, process: int, processes: int) -> Output:
     languages = options.language
+    output: Any
+    aside: Any
     if options.output:
         output = CaptionFile(options.output, process, processes, languages, gives_confidence(options.model))
         aside = ReviewFile(f"{options.output}.review.csv", process, processes, languages, calibrated=True)
@@ -80,7 +90,7 @@ def create_output(options, process, processes):
     return output if options.min_confidence is None else Review(output, aside, options.min_confidence)
 
 
-def list_files(options, output, process, processes):
+def list_files(options: Namespace, output: Output, process: int, processes: int) -> Listed:
     """List the files to caption.
 
     Returns pairs of a name and a source, their number, a function from a name to its position in the output, and the
@@ -104,7 +114,7 @@ def list_files(options, output, process, processes):
     return zip(remaining, remaining, strict=True), len(remaining), lambda name: order.get(name, len(order)), read_file
 
 
-def list_rows(options, output, process, processes):
+def list_rows(options: Namespace, output: Output, process: int, processes: int) -> Listed:
     """Like `list_files`, for the rows of a dataset."""
     from captioning.sources import read_row, stream_dataset
 
@@ -114,7 +124,7 @@ def list_rows(options, output, process, processes):
     return remaining, total and total - len(done), lambda name: int(str(name).rpartition("/")[2]), read_row
 
 
-def progress_bar(options, total):
+def progress_bar(options: Namespace, total: int | None) -> Any:
     """A progress bar on the terminal, unless the captions are printed there."""
     from tqdm import tqdm
 
@@ -122,7 +132,7 @@ def progress_bar(options, total):
     return tqdm(total=total, unit=" photos", disable=not shown)
 
 
-def report_failures(failed, done):
+def report_failures(failed: list[tuple[str, Exception]], done: int) -> int:
     """Print the photos that could not be captioned. Returns the exit status."""
     for name, error in failed:
         print_error(error if name in str(error) else f"{name}: {error}")
