@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import print_warning
-from .generation import check_generation
+from .generation import check_generation_config
 from .loading import check_model
 
 # PyTorch, transformers and onnxruntime are imported inside the functions: each takes up to seconds.
@@ -60,7 +60,7 @@ def _load_onnx(name, generation):
     from .onnx.captioner import OnnxCaptioner
 
     folder = name if Path(name).is_dir() else download_export(name)
-    check_generation(folder)
+    check_generation_config(folder)
     return OnnxCaptioner(folder, **generation)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from modeling_captioner.photos import LFS_POINTER
 
 from .cores import usable_cores
-from .generation import check_generation
+from .generation import check_generation_config
 
 # PyTorch and transformers are imported inside the functions, so that --help and usage errors respond immediately.
 
@@ -102,7 +102,7 @@ def check_model(name: str) -> None:
         for file in (*folder.glob("*.json"), *folder.glob("model*.safetensors"), *folder.glob("onnx/*.onnx")):
             if is_lfs_pointer(file):
                 raise ValueError(f"{file} is a pointer of Git LFS, not the file itself; run git lfs pull.")
-        check_generation(folder)
+        check_generation_config(folder)
     elif folder.exists() or folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is not a folder; give a folder written by train/ or a name on the Hub.")
 

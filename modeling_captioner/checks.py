@@ -37,10 +37,10 @@ def check_generation(settings: Mapping[str, Any]) -> None:
         value = settings.get(name)
         if value is not None and not (_is(Integral, value) and value >= least):
             raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-    for name, (least, most) in NUMBERS.items():
+    for name, (lowest, most) in NUMBERS.items():
         value = settings.get(name)
-        if value is not None and not (_is(Real, value) and least <= value <= most):
-            raise ValueError(f"{name}={value!r} must be a number from {least} to {most}.")
+        if value is not None and not (_is(Real, value) and lowest <= value <= most):
+            raise ValueError(f"{name}={value!r} must be a number from {lowest} to {most}.")
     sampling, beams, captions = (settings.get(name) for name in ("do_sample", "num_beams", "num_return_sequences"))
     if sampling not in (None, True, False):
         raise ValueError(f"do_sample={sampling!r} must be true or false.")
@@ -58,7 +58,7 @@ def _is(kind, value):
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def check_arguments(unsupported: Mapping[str, Any], decoder_input_ids, labels, regions) -> None:
+def check_arguments(unsupported: Mapping[str, Any], decoder_input_ids: Any, labels: Any, regions: Any) -> None:
     """Raise `ValueError` for arguments of `forward` that do not fit.
 
     Args:

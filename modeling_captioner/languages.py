@@ -34,7 +34,7 @@ def language_settings(
     Raises `ValueError` if the language is unknown or is not that of the begun captions, or if `settings` lack it.
     """
     default = check_language(language, languages)
-    if default is None:
+    if default is None or languages is None:
         return {}
     if missing := [name for name in languages if "decoder_start_token_id" not in settings.get(name, ())]:
         raise ValueError(
@@ -47,4 +47,5 @@ def language_settings(
         raise ValueError(f"decoder_input_ids are not in language={language!r}; pass it to the processor, too.")
     if len(begun) > 1 and None not in begun:
         return {"decoder_start_token_id": list(starts)}
-    return settings[(begun - {None} or {default}).pop()]
+    said = [name for name in begun if name is not None]
+    return settings[said[0] if said else default]

@@ -185,8 +185,8 @@ class StandardOutput:
         sys.stdout.write(self.format.lines(captions))
         sys.stdout.flush()
 
-    def finish(self, position: Callable, found: int) -> None:
-        pass
+    def finish(self, position: Callable, found: int) -> int | None:
+        return None
 
 
 class TextFiles:
@@ -222,8 +222,8 @@ class TextFiles:
                     with writing(file, remedy=REMEDY):
                         write_file(file, f"{caption}\n".encode())
 
-    def finish(self, position: Callable, found: int) -> None:
-        pass
+    def finish(self, position: Callable, found: int) -> int | None:
+        return None
 
 
 class CaptionFile:
@@ -281,10 +281,10 @@ class CaptionFile:
             while lines:  # a disk that fills up accepts part of the data, then fails the next write
                 lines = lines[self.file.write(lines) :]
 
-    def finish(self, position: Callable, found: int) -> None:
+    def finish(self, position: Callable, found: int) -> int | None:
         files = self._files()
         if files == [self.path] and not self.resumed:
-            return
+            return None
         lines = self._lines(files)
         if len(lines) < found:
             raise ValueError(
@@ -301,6 +301,7 @@ class CaptionFile:
         for file in files:
             if file != self.path:
                 file.unlink()
+        return None
 
     def _part(self, process: int) -> Path:
         return Path(f"{self.path}.part{process}")

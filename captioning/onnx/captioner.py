@@ -117,7 +117,8 @@ class OnnxCaptioner:
             for (ids, _), (scores, _) in zip(found, scored, strict=True)
         ]
         ids = [*prompt, *found[0][0]]
-        return self._explain(ids, *scored[0], text, language, alternatives, beams)
+        log_probabilities, maps = scored[0]
+        return self._explain(ids, log_probabilities, maps, text, language, alternatives, beams)
 
     def explain_photos(self, photos: list[Image.Image], **settings: Any) -> list[Explanation]:
         """Caption and explain photos side by side; see `explain`."""
@@ -136,8 +137,9 @@ class OnnxCaptioner:
         language = check_language(language, self.languages)
         settings = self.settings[language]
         ids = [*self._prompt(caption, settings), *_ends(settings)[:1]]
-        scored = self._score(*self._encode(self.preprocess(photo)), ids)
-        return self._explain(ids, *scored, caption, language, alternatives, [])
+        regions, states = self._encode(self.preprocess(photo))
+        log_probabilities, maps = self._score(regions, states, ids)
+        return self._explain(ids, log_probabilities, maps, caption, language, alternatives, [])
 
     def _explain(self, ids, log_probabilities, maps, text, language, alternatives, beams):
         """Explain a caption, `ids` with its first token, that starts with `text`; without beams, it is that text."""

@@ -24,17 +24,21 @@ def refusal(folder, engine):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_new_tokens": 0}, "sets max_new_tokens to 0; it must be a whole number of at least 1."),
-        ({"num_beams": 0}, "sets num_beams to 0; it must be a whole number of at least 1."),
-        ({"num_beams": "3"}, "sets num_beams to '3'; it must be a whole number of at least 1."),
-        ({"num_beams": 2.0}, "sets num_beams to 2.0; it must be a whole number of at least 1."),
-        ({"num_beams": True}, "sets num_beams to True; it must be a whole number of at least 1."),
-        ({"min_new_tokens": -1}, "sets min_new_tokens to -1; it must be a whole number of at least 0."),
-        ({"no_repeat_ngram_size": [3]}, "sets no_repeat_ngram_size to [3]; it must be a whole number of at least 0."),
-        ({"temperature": 1e-9, "do_sample": True}, "sets temperature to 1e-09; it must be a number of at least 0.01."),
-        ({"length_penalty": "long"}, "sets length_penalty to 'long'; it must be a number of at least -100."),
-        ({"num_return_sequences": 3}, "sets num_return_sequences to 3, more than num_beams, 1; lower it."),
-        ({"languages": {"vi": {"num_beams": 0}}}, "sets num_beams to 0; it must be a whole number of at least 1."),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be a whole number of at least 1."),
+        ({"num_beams": 0}, "num_beams=0 must be a whole number of at least 1."),
+        ({"num_beams": "3"}, "num_beams='3' must be a whole number of at least 1."),
+        ({"num_beams": 2.0}, "num_beams=2.0 must be a whole number of at least 1."),
+        ({"num_beams": True}, "num_beams=True must be a whole number of at least 1."),
+        ({"min_new_tokens": -1}, "min_new_tokens=-1 must be a whole number of at least 0."),
+        ({"no_repeat_ngram_size": [3]}, "no_repeat_ngram_size=[3] must be a whole number of at least 0."),
+        ({"temperature": 1e-9, "do_sample": True}, "temperature=1e-09 must be a number from 0.01 to 100."),
+        ({"length_penalty": "long"}, "length_penalty='long' must be a number from -100 to 100."),
+        (
+            {"num_return_sequences": 3},
+            "num_return_sequences=3 asks for more captions than num_beams=1 finds; raise num_beams, or sample with"
+            " do_sample.",
+        ),
+        ({"languages": {"vi": {"num_beams": 0}}}, "num_beams=0 must be a whole number of at least 1."),
     ],
 )
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
@@ -42,7 +46,7 @@ def test_odd_settings_of_generation(exported, tmp_path, engine, settings, messag
     folder = shutil.copytree(exported, tmp_path / "model")
     file = folder / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
-    assert refusal(folder, engine) == f"{file} {message}"
+    assert refusal(folder, engine) == f"{file}: {message}"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"languages": []}', '{"languages": {"vi": 3}}'])
