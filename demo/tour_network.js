@@ -18,6 +18,7 @@ export const NETWORK_STEPS = [
   },
   {
     name: "stages",
+    applies: ({ stages }) => stages.length > 0,
     lit: ["photo", "encoder"],
     values: ({ trace }) => ({ encoder: encoderName(trace) }),
     figure: (tour) => [createStages(tour)],
@@ -38,6 +39,7 @@ export const NETWORK_STEPS = [
   },
   {
     name: "transfer",
+    applies: ({ transfer }) => Boolean(transfer),
     lit: ["encoder", "first", "attention", "second"],
     values: () => ({}),
     figure: ({ trace }) => createTransferLearning(trace.transfer, trace.stages.at(-1)?.shape[2]),

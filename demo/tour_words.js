@@ -72,6 +72,7 @@ export const WORD_STEPS = [
   },
   {
     name: "context",
+    applies: (trace) => Boolean(trace.steps[0]?.context),
     lit: ["regions", "attention", "context"],
     values: ({ trace, current }) => ({
       regions: trace.regions,

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import html
 import json
+import math
 import os
 import re
 import shutil
@@ -22,7 +23,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import timm
 from PIL import Image, ImageDraw, ImageOps
+from safetensors import safe_open
 
 from captioning.engine import download_export
 from captioning.errors import print_error
@@ -45,6 +48,7 @@ RUNTIME_FILES = (
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 )
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 PACKED = ".gzip"  # not .gz, which some servers announce as compressed text, so that browsers unpack it
 IMPORT = re.compile(r'^import .* from "\./(\w+\.js)";$', re.MULTILINE)
 BILINEAR = 2  # the resampling of web/resize.js, as Pillow numbers it
@@ -72,9 +76,11 @@ def build_site(folder, source=SHIPPED, gradio_page=None, address=""):
     for file in examples:
         shutil.copyfile(file, folder / "examples" / file.name)
     write(folder / "opening.json", json.dumps(caption_opening(source)))
+    write(folder / "network.json", json.dumps(describe_network(source)))
     draw_pictures(folder)
     parts = {
         "viewer": read("attention_viewer.html"),
+        "lecture": read("how_it_works.html"),
         "examples": example_buttons(examples),
         "more": link(gradio_page),
         "address": html.escape(address and address.rstrip("/") + "/"),
@@ -84,7 +90,8 @@ def build_site(folder, source=SHIPPED, gradio_page=None, address=""):
     for name, part in parts.items():
         index = index.replace(f"<!-- {name} -->", part)
     write(folder / "index.html", index)
-    write(folder / "viewer.css", f".attention-viewer {{\n{read('attention_viewer.css')}}}\n")
+    styles = {".attention-viewer": read("attention_viewer.css"), "#how_tab": read("how_it_works.css")}
+    write(folder / "viewer.css", "".join(f"{part} {{\n{style}}}\n" for part, style in styles.items()))
     write(folder / "files.js", f"const FILES = {json.dumps(fingerprints(folder), indent=2)};\n")
 
 
@@ -158,6 +165,34 @@ def caption_opening(source):
         first, answer, _ = choose_opening([captioner.explain(photo, **options) for photo in photos], shows)
         answers[language] = answer | {"photo": f"examples/{list(shows)[first]}.jpg"}
     return {"languages": languages, "answers": answers}
+
+
+def describe_network(source):
+    """For the lecture: the parameters of the encoder's blocks, of the classifier that was taken off, of the new layers.
+
+    None if there are no weights to count, as in a download of the export alone.
+    """
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    counts = {}
+    for file in sorted(source.glob("model*.safetensors")):
+        with safe_open(file, "numpy") as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no dictionary
+                if not name.endswith(BUFFERS):
+                    part = name.split(".")[: 3 if name.startswith("encoder.backbone.") else 2]
+                    key = ".".join(part)
+                    counts[key] = counts.get(key, 0) + math.prod(weights.get_slice(name).get_shape())
+    if not counts:
+        return None
+    backbone = timm.create_model(config["encoder_name"], features_only=False)
+    blocks = [(name, f"encoder.backbone.{name}") for name, _ in backbone.named_children()]
+    new = [key for key in counts if not key.startswith("encoder.backbone.")]
+    classes = backbone.default_cfg["num_classes"]
+    return {
+        "blocks": [{"name": name, "parameters": counts[key]} for name, key in blocks if key in counts],
+        "classifier": {"classes": classes, "parameters": (backbone.num_features + 1) * classes},
+        "layers": [{"name": key.split(".")[1], "parameters": counts[key]} for key in sorted(new, reverse=True)],
+        "trained_from": config.get("encoder_trained_from"),
+    }
 
 
 def draw_pictures(folder):

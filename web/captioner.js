@@ -12,16 +12,17 @@ const ALTERNATIVES = 5;
 export class Captioner {
   // Load the captioner in model/ of a site. `files` is its Downloader.
   static async load(files) {
-    const encoderPath = "model/onnx/encoder_model_quantized.onnx.gzip";
+    const names = ["encoder_model_quantized", "decoder_model_merged_quantized"];
+    const [encoderPath, decoderPath] = names.map((name) => `model/onnx/${name}.onnx.gzip`);
     const [ort, config, generation, processor, tokenizer, ...models] = await Promise.all([
       loadRuntime("cpu", files),
       ...["config", "generation_config", "processor_config", "tokenizer"].map((name) => files.json(`model/${name}.json`)),
-      ...[encoderPath, "model/onnx/decoder_model_merged_quantized.onnx.gzip"].map((path) => files.get(path)),
+      ...[encoderPath, decoderPath].map((path) => files.get(path)),
     ]);
     const sessions = models.map((model) => ort.InferenceSession.create(new Uint8Array(model)));
     const [encoder, decoder] = await Promise.all(sessions);
     const captioner = new Captioner({ ort, config, generation, processor, tokenizer, encoder, decoder });
-    return Object.assign(captioner, { files, encoderPath });
+    return Object.assign(captioner, { ort, files, encoderPath, decoderPath });
   }
 
   // `gpu` may become a session that runs the same encoder on the GPU; see gpu.js.
@@ -43,8 +44,8 @@ export class Captioner {
     return { ...this.settings, ...this.settings.languages?.[language], ...overrides, language };
   }
 
-  // Encode a photo, an ImageData without transparency. Returns what the other methods take as `photo`.
-  async encode({ data, width, height }) {
+  // The encoder's input: an ImageData without transparency, resized and normalized.
+  preprocess({ data, width, height }) {
     const { size: { height: side }, rescale_factor: factor, image_mean: mean, image_std: std } = this.images;
     const pixels = resize(data, width, height, 4, side, side);
     const values = new Float32Array(3 * side * side);
@@ -53,7 +54,12 @@ export class Captioner {
         values[channel * side * side + i] = (pixels[4 * i + channel] * factor - mean[channel]) / std[channel];
       }
     }
-    const output = await this.runEncoder({ pixel_values: new this.Tensor("float32", values, [1, 3, side, side]) });
+    return { pixel_values: new this.Tensor("float32", values, [1, 3, side, side]) };
+  }
+
+  // Encode a photo, an ImageData without transparency. Returns what the other methods take as `photo`.
+  async encode(pixels) {
+    const output = await this.runEncoder(this.preprocess(pixels));
     return { regions: output.last_hidden_state, states: this.rnns.map((name) => output[`present.${name}`]) };
   }
 

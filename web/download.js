@@ -41,9 +41,9 @@ export class Downloader {
   }
 
   async #fetch(path) {
+    this.#count(path, 0); // before it answers, so that the sum is known from the beginning
     const response = await this.#request(path);
     const parts = [];
-    this.#count(path, 0);
     try {
       for (const reader = response.body.getReader(); ; ) {
         const { done, value } = await reader.read();

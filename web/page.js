@@ -11,6 +11,8 @@ import { PhotoPanel } from "./photo_panel.js";
 import { addPhotoInput, fillPlaceholders } from "./photo_input.js";
 import { filesOf } from "./photos.js";
 import { installServiceWorker } from "./installation.js";
+import { mountLanguageSwitch } from "./language_switch.js";
+import { addLectureTab } from "./lecture_tab.js";
 import { addSettings } from "./settings.js";
 import { addTabs } from "./tabs.js";
 
@@ -21,6 +23,7 @@ const engine = new Engine();
 fillPlaceholders(document);
 fillTexts(document);
 for (const { content } of document.querySelectorAll("template")) fillTexts(content);
+mountLanguageSwitch({ element: query("#language_switch") });
 document.documentElement.lang = language;
 document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 
@@ -47,6 +50,7 @@ function openInFirstTab(file) {
 // The others, each made when it is first opened.
 const batch = addBatchTab(query("#batch_tab"), engine, settings.options, openInFirstTab);
 const camera = addCameraTab(query("#camera_tab"), engine, settings.options, openInFirstTab);
+const lecture = addLectureTab(query("#how_tab"), engine, settings.options);
 let compare = null;
 let open; // the id of the open tab
 const openTab = addTabs(query("[role=tablist]"), (id) => {
@@ -55,6 +59,7 @@ const openTab = addTabs(query("[role=tablist]"), (id) => {
     compare ??= addCompareTab(query("#compare_tab"), engine, opening.languages);
     compare.open(panel.photo);
   }
+  if (id === "how_tab") lecture.open(panel);
   if (id !== "camera_tab") camera.stop();
 });
 openTab("caption_tab");
@@ -79,6 +84,7 @@ async function receive(transfer, target) {
 }
 
 engine.addEventListener("progress", ({ detail: [arrived, all] }) => {
+  if (document.documentElement.dataset.captioner === "ready") return; // what the lecture or a GPU needs besides
   const [done, total] = [arrived, all].map((bytes) => formatNumber(bytes / 1e6, 1));
   query("#status").textContent = fill(texts.loading_progress, { arrived: done, all: total });
 });

@@ -100,6 +100,11 @@ export class PhotoPanel {
     }
   }
 
+  // Ask for something else about the photo.
+  request(action, values) {
+    return this.#ask(action, this.photo, values);
+  }
+
   async #ask(action, photo, values) {
     photo.opened ??= Promise.resolve(photo.load()).then((bitmap) =>
       this.engine.request("open", { key: photo.key, bitmap }, [bitmap]));

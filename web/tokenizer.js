@@ -29,6 +29,13 @@ export class Tokenizer {
     return words.map((word) => this.#ids.get(word) ?? this.unknown);
   }
 
+  // The vocabulary's size and its first `count` words with their ids, how many of them are special, and the unknown one's id.
+  describe(count) {
+    const words = [...this.#ids].sort(([, a], [, b]) => a - b);
+    const special = words.slice(0, 64).filter(([word]) => word.startsWith("<")).length;
+    return { size: words.length, words: words.slice(0, count), special, unknown: this.unknown };
+  }
+
   word(id) {
     return this.#words.get(id);
   }

@@ -7,11 +7,13 @@ import { Captioner } from "./captioner.js";
 import { Downloader } from "./download.js";
 import { useGpuIfFaster } from "./gpu.js";
 import { resize } from "./resize.js";
+import { Tracer } from "./trace.js";
 
 const MAX_PIXELS = 8_000_000; // larger photos are drawn smaller, so that phones have enough memory
 const MASK_COLOUR = 128; // of each channel; close to zero after normalization
 
-const photos = new Map(); // key -> { pixels, encoded } of the photos that the page shows
+let tracing; // a promise of a Tracer, once the lecture was opened
+const photos = new Map(); // key -> { pixels, encoded, size } of the photos that the page shows
 const loading = load();
 loading.then(
   ({ settings }) => self.postMessage({ settings }),
@@ -28,8 +30,9 @@ const actions = {
   // Take in a photo, an ImageBitmap, which the other actions then find by its key.
   async open({ key, bitmap }) {
     const captioner = await loading;
+    const size = [bitmap.width, bitmap.height];
     const pixels = readPixels(bitmap);
-    photos.set(key, { pixels, encoded: await captioner.encode(pixels) });
+    photos.set(key, { pixels, encoded: await captioner.encode(pixels), size });
   },
 
   close({ key }) {
@@ -59,6 +62,18 @@ const actions = {
       ...(await captioner.caption(masked, "", options)),
       probabilities: await captioner.probabilities(masked, caption, options),
     };
+  },
+
+  // All intermediate results on the way to a caption.
+  async trace({ key, caption, options }) {
+    tracing ??= Tracer.load(await loading);
+    return (await tracing).trace(photos.get(key), caption, options);
+  },
+
+  // [word, id] of each word of a text.
+  async tokenize({ text }) {
+    const { tokenizer } = await loading;
+    return tokenizer.encode(text).map((id) => [tokenizer.word(id), id]);
   },
 
   // Before many photos: try whether a GPU is faster. Its runtime is 6.6 MB, too much for one photo.
