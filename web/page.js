@@ -50,8 +50,7 @@ function openInFirstTab(file) {
 // The others, each made when it is first opened.
 const batch = addBatchTab(query("#batch_tab"), engine, settings.options, openInFirstTab);
 const camera = addCameraTab(query("#camera_tab"), engine, settings.options, openInFirstTab);
-const lecture = addLectureTab(query("#how_tab"), engine, settings.options);
-let compare = null;
+let [lecture, compare] = [null, null];
 let open; // the id of the open tab
 const openTab = addTabs(query("[role=tablist]"), (id) => {
   open = id;
@@ -59,7 +58,10 @@ const openTab = addTabs(query("[role=tablist]"), (id) => {
     compare ??= addCompareTab(query("#compare_tab"), engine, opening.languages);
     compare.open(panel.photo);
   }
-  if (id === "how_tab") lecture.open(panel);
+  if (id === "how_tab") {
+    lecture ??= addLectureTab(query("#how_tab"), engine, settings.options);
+    lecture.open(panel);
+  }
   if (id !== "camera_tab") camera.stop();
 });
 openTab("caption_tab");

@@ -49,11 +49,7 @@ def copy(site, tmp_path):
 
 
 def caption_with(reference, name, beams):
-    reference.settings["num_beams"], before = beams, reference.settings["num_beams"]
-    try:
-        return reference.explain(open_photo(EXAMPLES / f"{name}.jpg")).caption
-    finally:
-        reference.settings["num_beams"] = before
+    return reference.explain(open_photo(EXAMPLES / f"{name}.jpg"), num_beams=beams).caption
 
 
 def test_a_setting_moved_while_a_photo_is_on_its_way(visit, reference):
@@ -151,8 +147,9 @@ def test_a_page_that_cannot_start_says_why(copy, browser):
     context.close()
 
 
-def test_first_visit_takes_at_most_28_megabytes(visit):
-    assert 15e6 < visit.received < 28e6
+def test_first_visit_takes_at_most_32_megabytes(visit):
+    """Everything but onnxruntime (3.7 MB) and the page is the captioner, 8 bits a weight."""
+    assert 15e6 < visit.received < 32e6
 
 
 def test_an_error_of_one_photo_is_a_sentence_about_it(site, open_site):
