@@ -1,16 +1,18 @@
 """The modules of the page without a server: search, resizing and decoding equal those of Python; encoding on a GPU."""
 
+import base64
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.onnx.files import FILES
 from captioning.onnx.search import search
 from modeling_captioner.confidence import confidence_of
 from publishing.static_site import build_site
 from tests.helpers.page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, TIMEOUT, needs_browser, skip_unless_site_builds
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import ROOT, SHIPPED
 from tests.helpers.photo_server import FileServer
 from tests.helpers.search_settings import SEARCH_SETTINGS
 from train.data import make_tokenizer
@@ -259,3 +261,50 @@ def test_encoding_on_a_gpu(browser, exported, tmp_path):
     np.testing.assert_allclose(result["gpu"], result["cpu"], atol=0.1 * np.std(result["cpu"]))
     assert result["lost"] == result["cpu"]
     assert not result["kept"]
+
+
+OUTPUTS = """async () => {
+    const { addOutputs, findContext, findTrunk, readGraph } = await import("/onnx_graph.js");
+    const model = new Uint8Array(await (await fetch("/model.onnx")).arrayBuffer());
+    const graph = readGraph(model);
+    const names = [...findTrunk(graph), findContext(graph)].filter(Boolean);
+    const reader = new FileReader();
+    const url = new Promise((resolve) => (reader.onload = () => resolve(reader.result)));
+    reader.readAsDataURL(new Blob([await addOutputs(model, names)]));
+    return { ops: graph.nodes.map(({ op }) => op), inputs: graph.inputs, names, model: await url };
+}"""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_further_outputs_of_an_onnx_file(browser, tmp_path, file):
+    """What the lecture shows: outputs of the encoder's blocks, what attention gives to the second RNN."""
+    onnx = pytest.importorskip("onnx", reason="needs onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    for script in (ROOT / "web").glob("*.js"):
+        (tmp_path / script.name).symlink_to(script)
+    (tmp_path / "model.onnx").symlink_to(SHIPPED / "onnx" / file)
+    with FileServer(tmp_path) as server:
+        page = browser.new_page()
+        page.goto(f"{server.address}/search.js")
+        found = page.evaluate(OUTPUTS)
+        page.close()
+    graph = onnx.load(SHIPPED / "onnx" / file).graph
+    assert found["ops"] == [node.op_type for node in graph.node]
+    assert found["inputs"] == [value.name for value in graph.input]
+    model = base64.b64decode(found["model"].split(",", 1)[1])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    inputs = {}
+    for value in session.get_inputs():
+        shape = [1 if isinstance(side, str) else side for side in value.shape]  # names: one photo, one word
+        inputs[value.name] = np.ones(shape, np.int64 if value.name == "input_ids" else np.float32)
+    names = [value.name for value in graph.output]
+    plain = onnxruntime.InferenceSession(SHIPPED / "onnx" / file, providers=["CPUExecutionProvider"])
+    for output, expected in zip(session.run(names, inputs), plain.run(names, inputs), strict=True):
+        np.testing.assert_allclose(output, expected, atol=1e-3)
+    outputs = session.run(found["names"], inputs)
+    if file.startswith("encoder"):
+        sides = [output.shape[2:] for output in outputs if output.ndim == 4]
+        assert sides[-1] == (8, 8)
+        assert len(set(sides)) >= 6, "each resolution of Inception-v3"
+    else:
+        assert outputs[-1].size == plain.run(["present.first.0"], inputs)[0].size

@@ -83,6 +83,30 @@ def test_two_captions_side_by_side(visit, reference):
     assert sides[0].locator(".sentence").text_content() == expected[0]
 
 
+def test_lecture(visit):
+    """The tour of the visitor's photo and caption, from the captioner's own graphs."""
+    page = visit.page
+    page.get_by_role("tab", name="Caption").click()
+    choose_photo(page, EXAMPLES / "coffee.jpg")
+    words = caption_words(page.locator("#caption_tab"))
+    page.get_by_role("tab", name="How it works").click()
+    tour = page.locator("#how_tab")
+    tour.locator(".tour:visible").wait_for()
+    assert tour.locator(".word-choice button").all_text_contents() == [*words, "<end>"]
+    steps, text = [], ""
+    while True:
+        steps.append(tour.locator(".panel").get_attribute("data-step"))
+        text += tour.locator(".panel").text_content()
+        if tour.locator(".next").is_disabled():
+            break
+        tour.locator(".next").click()
+    assert {"pixels", "stages", "regions", "transfer", "attention", "context", "second", "next"} <= {*steps}
+    assert "8 \u00d7 8 \u00d7 2,048" in text
+    assert "undefined" not in text
+    assert "NaN" not in text
+    page.get_by_role("tab", name="Caption").click()
+
+
 def test_many_photos(visit, reference, tmp_path):
     """A folder with one file that is no photo, and one whose name a spreadsheet would take for a formula."""
     page, folder = visit.page, tmp_path / "photos"
@@ -166,7 +190,7 @@ def test_tabs_by_keyboard_and_for_screen_readers(visit):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     page = visit.page
     page.get_by_role("tab", name="Caption").focus()
-    for tab in ("compare_tab", "batch_tab", "camera_tab"):
+    for tab in ("how_tab", "compare_tab", "batch_tab", "camera_tab"):
         page.keyboard.press("ArrowRight")
         assert page.evaluate("document.activeElement.getAttribute('aria-controls')") == tab
         assert page.locator(f"#{tab}").is_visible()
