@@ -185,12 +185,12 @@ def describe_network(source):
         return None
     backbone = timm.create_model(config["encoder_name"], features_only=False)
     blocks = [(name, f"encoder.backbone.{name}") for name, _ in backbone.named_children()]
-    new = [key for key in counts if not key.startswith("encoder.backbone.")]
+    new = sorted((not key.startswith("encoder."), key) for key in counts if not key.startswith("encoder.backbone."))
     classes = backbone.default_cfg["num_classes"]
     return {
         "blocks": [{"name": name, "parameters": counts[key]} for name, key in blocks if key in counts],
         "classifier": {"classes": classes, "parameters": (backbone.num_features + 1) * classes},
-        "layers": [{"name": key.split(".")[1], "parameters": counts[key]} for key in sorted(new, reverse=True)],
+        "layers": [{"name": key.split(".")[1], "parameters": counts[key]} for _, key in new],
         "trained_from": config.get("encoder_trained_from"),
     }
 
