@@ -41,15 +41,25 @@ const strings = (message, field) => named(message, field).map(({ content }) => d
 export function readGraph(model) {
   const [{ content: graph }] = named(model, MODEL.graph);
   const names = (field) => named(graph, field).map(({ content }) => strings(content, VALUE.name)[0]);
-  return {
-    nodes: named(graph, GRAPH.node).map(({ content }) => ({
-      op: strings(content, NODE.op_type)[0],
-      inputs: strings(content, NODE.input),
-      outputs: strings(content, NODE.output),
-    })),
-    inputs: names(GRAPH.input),
-    outputs: names(GRAPH.output),
+  const nodes = named(graph, GRAPH.node).map(({ content }) => ({
+    op: strings(content, NODE.op_type)[0],
+    inputs: strings(content, NODE.input),
+    outputs: strings(content, NODE.output),
+  }));
+  return { nodes: sort(nodes), inputs: names(GRAPH.input), outputs: names(GRAPH.output) };
+}
+
+// Each node after those whose outputs it reads, which quantization does not keep to.
+function sort(nodes) {
+  const makers = new Map(nodes.flatMap((node) => node.outputs.map((name) => [name, node])));
+  const sorted = new Set();
+  const visit = (node) => {
+    if (!node || sorted.has(node)) return;
+    node.inputs.forEach((name) => visit(makers.get(name)));
+    sorted.add(node);
   };
+  nodes.forEach(visit);
+  return [...sorted];
 }
 
 // The model with further tensors as outputs, a Uint8Array.
