@@ -66,7 +66,7 @@ def test_values_that_change_nothing(exported, tmp_path, drawn_photos, engine):
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     captioner = load(folder, engine)
     photos = [captioner.preprocess(photo) for photo, _ in drawn_photos[:2]]
-    assert [caption for caption, _ in captioner.caption(photos)] == [caption for _, caption in drawn_photos[:2]]
+    assert [caption for caption, *_ in captioner.caption(photos)] == [caption for _, caption in drawn_photos[:2]]
 
 
 @pytest.mark.parametrize(
