@@ -134,7 +134,8 @@ export class PhotoPanel {
   }
 
   #replace(photo) {
-    if (this.photo?.opened) this.engine.request("close", { key: this.photo.key });
+    // After a failure of the engine there is nothing to close.
+    if (this.photo?.opened) this.engine.request("close", { key: this.photo.key }).catch(() => {});
     this.photo = photo;
   }
 }
