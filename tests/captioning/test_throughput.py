@@ -149,7 +149,7 @@ def test_a_data_set(drawn_set, drawn_photos, tmp_path, run_here):
 @pytest.mark.parametrize(("name", "growing"), [("a.jsonl", "a.jsonl"), ("a.json", "a.json.part0")])
 def test_killed_anywhere_and_resumed(captions, files, learnt_captioner, tmp_path, run_here, name, growing):
     """What was written is whole lines; the second run adds the rest, and each photo is there once, in order."""
-    copies = [tmp_path / f"{number:03}.png" for number in range(100, 400)]
+    copies = [tmp_path / f"{number:03}.png" for number in range(100, 1000)]
     for number, copy in enumerate(copies):
         shutil.copy(files[number % len(files)], copy)
     options = ["--output", tmp_path / name, "--batch_size", 1, "--model", learnt_captioner]
@@ -169,7 +169,7 @@ def test_killed_anywhere_and_resumed(captions, files, learnt_captioner, tmp_path
     expected = list(captions.values())
     assert [row["caption"] for row in rows] == [expected[number % len(files)] for number in range(len(copies))]
     assert [int(str(row.get("file", row.get("image_id")))[-7:].removesuffix(".png")) for row in rows] == list(
-        range(100, 400)
+        range(100, 1000)
     )
     assert sorted(path.name for path in tmp_path.glob("a.json*")) == [name], "no part is left"
 

@@ -182,6 +182,9 @@ def test_coco_with_the_same_names_in_two_splits(put, annotations, photos, name):
 def test_coco_ambiguous_file_names_are_skipped(put, caplog):
     folder = put("one/1.jpg", "other/1.jpg", "one/2.jpg")
     coco(folder / "annotations" / "captions_train.json", [1, 2])
+    assert load(folder)["train"].keys() == {"1.jpg", "2.jpg"}, "the same picture twice is not ambiguous"
+    with (folder / "other" / "1.jpg").open("ab") as file:
+        file.write(b"another picture")
     assert load(folder) == {"train": {"2.jpg": ["photo 2"]}}
     assert "captions_train.json lists 2 photos, of which 1 are missing." in caplog.text
 
