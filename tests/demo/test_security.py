@@ -164,7 +164,8 @@ def test_corrections_contain_only_the_photo_and_the_caption(site, client):
     Image.new("RGB", (1_000, 3_000)).save(tall, "JPEG", exif=exif)
     uploaded = client.upload_photo("../../evil.jpg", tall.getvalue())
     words = f"../../evil\n{SCRIPT}\0" + "x" * 1_000
-    assert client.trigger("save_correction", "click", uploaded, words) == ["Saved. Thank you!"]
+    answer, *_ = client.trigger("save_correction", "click", uploaded, words, None)
+    assert answer == "Saved. Thank you!"
     (row,) = map(json.loads, (site.corrections / "metadata.jsonl").read_text().splitlines())
     names = {path.name for path in site.corrections.iterdir()}
     assert names == {"metadata.jsonl", row["file_name"]}
@@ -176,7 +177,7 @@ def test_corrections_contain_only_the_photo_and_the_caption(site, client):
 
     with (site.corrections / "large").open("wb") as file:
         file.truncate(2_000_000_001)
-    (answer,) = client.trigger("save_correction", "click", uploaded, "words")
+    answer, *_ = client.trigger("save_correction", "click", uploaded, "words", None)
     assert "is full" in answer
     assert {path.name for path in site.corrections.iterdir()} == names | {"large"}
     (site.corrections / "large").unlink()
