@@ -364,7 +364,7 @@ def test_static_space_is_the_page_without_a_server(hub, command):
     assert space.info["sdk"] == yaml.safe_load(space.read("README.md").decode().split("---")[1])["sdk"] == "static"
     kept = json.loads(space.read("files.js").decode().removeprefix("const FILES = ").rstrip(";\n"))
     assert space.files().keys() - kept.keys() == {
-        *(".gitattributes", "README.md", "LICENSE", "files.js", "service_worker.js")
+        *(".gitattributes", "README.md", "LICENSE", "files.js", "preview.jpg", "service_worker.js")
     }
     assert kept.keys() < space.files().keys()
     assert b'href="https://example.org/?a=1&amp;b=2"' in space.read("index.html")

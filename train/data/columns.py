@@ -15,7 +15,8 @@ from modeling_captioner.photos import photo_suffixes
 from .download import is_url
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "url", "coco_url")
-ID_COLUMNS = ("cocoid", "image_id", "imgid", "filename", "file_name")  # IDs of photos
+NAME_COLUMNS = ("image_id", "filename", "file_name")  # which need not be unique
+ID_COLUMNS = ("cocoid", "imgid", *NAME_COLUMNS)  # IDs of photos
 SUFFIXES = photo_suffixes()
 STRINGS = ("string", "large_string")
 IMAGE_COLUMN_NAME = re.compile("image|img|photo|pic", re.IGNORECASE)
@@ -74,7 +75,7 @@ def _suffix(path):
 def photo_keys(split, image, processes=None):
     """A key for each row, equal for rows with the same photo: an ID of the data set, a URL, a path or a hash.
 
-    Different photos may have the same ID, such as a file name from two folders: they get different keys.
+    Different photos may have the same file name, in two folders: they get different keys.
 
     Args:
         image: name of the column with the photos, which is read only if there is no column with unique IDs.
@@ -86,7 +87,7 @@ def photo_keys(split, image, processes=None):
     for column in id_columns(split.features):
         ids = split[column][:]
         if None not in ids and len(set(ids)) > 1:
-            return _keys_of_ids(ids, photos, image)
+            return _keys_of_names(ids, photos, image) if column in NAME_COLUMNS else ids
     keys = photos.map(
         lambda row: {"key": key_of(row[image])},
         remove_columns=[image],
@@ -96,8 +97,8 @@ def photo_keys(split, image, processes=None):
     return keys["key"][:]
 
 
-def _keys_of_ids(ids, photos, image):
-    """The keys of rows with these IDs: of those that several rows share, together with what the photos look like."""
+def _keys_of_names(ids, photos, image):
+    """The keys of rows with these file names: of those that several rows share, together with what the photos look like."""
     counts, keys = Counter(ids), list(ids)
     shared = [row for row, own in enumerate(ids) if counts[own] > 1]
     cells = photos.with_format("arrow").select(shared)
