@@ -166,7 +166,7 @@ def test_endpoint_rejects_paths_on_the_server(address):
     """API clients must not be able to read images on the server by omitting the mark of files that Gradio checks."""
     photo = {"path": str(EXAMPLES / "coffee.jpg")}
     call = f"{address}gradio_api/call/caption"
-    event = json.loads(post(call, {"data": [photo, 1, 20, 0, 1, ""]}))["event_id"]
+    event = json.loads(post(call, {"data": [photo, 1, 20, 0, 1, "", "en"]}))["event_id"]
     with urllib.request.urlopen(f"{call}/{event}", timeout=TIMEOUT / 1000) as answer:
         assert "files on the server cannot be captioned" in answer.read().decode()
 
@@ -181,7 +181,7 @@ def test_mcp_tool(corrections_app, captions):
 
     (tool,) = call("tools/list")["tools"]
     assert tool["name"] == "caption"
-    assert tool["description"].startswith("Describe a photo in one English sentence")
+    assert tool["description"].startswith("Describe a photo in one sentence")
     assert tool["inputSchema"]["required"] == ["photo"]
     assert all("description" in option for option in tool["inputSchema"]["properties"].values())
     photo = "data:image/jpeg;base64," + base64.b64encode((EXAMPLES / "coffee.jpg").read_bytes()).decode()
