@@ -98,7 +98,7 @@ def photo_keys(split, image, processes=None):
 
 
 def _keys_of_names(ids, photos, image):
-    """The keys of rows with these file names: of those that several rows share, together with what the photos look like."""
+    """The keys of rows with these file names: of those that several rows share, also what the photos look like."""
     counts, keys = Counter(ids), list(ids)
     shared = [row for row, own in enumerate(ids) if counts[own] > 1]
     cells = photos.with_format("arrow").select(shared)
