@@ -41,7 +41,7 @@ def test_photo_is_captioned_and_each_word_has_its_map(open_page, captioner, widt
     for number, word in enumerate(expected.words):
         page.locator(".word").nth(number).hover()
         drawn.append(map_pixels(page))
-        # Sampled off the region's center, where a neighbor mixes in: of two that are nearly equal, either may be brighter.
+        # Sampled off the region's center, where a neighbor mixes in: of two nearly equal ones, either may be brighter.
         assert word.map[brightest_region(drawn[-1])] > 0.85 * word.map.max(), word.text
     maps = np.stack([word.map for word in expected.words])
     furthest = np.abs(maps - maps[0]).sum(axis=(1, 2)).argmax()
