@@ -234,20 +234,7 @@ class PublishingOptions:
     push_only: bool = option(False, "Do not train: publish the captioner given by --model.")
     hub_model_id: str | None = option(None, "Repository on the Hub, NAME or OWNER/NAME. Default: the folder's name.")
     hub_private_repo: bool = option(False, "Make the repository private.")
-    hub_license: str | None = option(None, "Licence stated in the model card, e.g. apache-2.0. Default: unknown.")
-
-
-GROUPS = (
-    RunOptions,
-    DataOptions,
-    ModelOptions,
-    RegularizationOptions,
-    TrainingOptions,
-    CaptionOptions,
-    DistilOptions,
-    SelfCriticalOptions,
-    PublishingOptions,
-)
+    hub_license: str | None = option(None, "License stated in the model card, e.g. apache-2.0. Default: unknown.")
 
 
 @dataclass
@@ -263,3 +250,6 @@ class Settings(
     PublishingOptions,
 ):
     """The options of one stage. Each stage of a recipe has its own."""
+
+
+GROUPS = Settings.__bases__

@@ -32,17 +32,16 @@ PIXELS = (
 @PHONE_AND_DESKTOP
 def test_photo_is_captioned_and_each_word_has_its_map(open_page, captioner, width, theme):
     page = open_page(width, theme=theme)
-    upload_photo(page, EXAMPLES / "chelsea.jpg")
+    upload_photo(page, EXAMPLES / "coffee.jpg")
     page.locator("input.blur").fill("0.15")  # the minimum: where the map is sampled, no neighbour mixes in
-    expected = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "chelsea.jpg"))
+    expected = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "coffee.jpg"))
     assert " ".join(caption_words(page)) == expected.caption == page.locator(".sentence").text_content()
 
     drawn = []
     for number, word in enumerate(expected.words):
         page.locator(".word").nth(number).hover()
         drawn.append(map_pixels(page))
-        # Sampled off the region's center, where a neighbor mixes in: of two nearly equal ones, either may be brighter.
-        assert word.map[brightest_region(drawn[-1])] > 0.85 * word.map.max(), word.text
+        assert word.map[brightest_region(drawn[-1])] > 0.97 * word.map.max(), word.text
     maps = np.stack([word.map for word in expected.words])
     furthest = np.abs(maps - maps[0]).sum(axis=(1, 2)).argmax()
     assert np.abs(drawn[0].astype(int) - drawn[furthest]).mean() > 2
@@ -66,9 +65,9 @@ def test_tapping_a_word_shows_its_map(open_page):
 
 def test_regions_show_the_grid_of_weights(open_page, captioner):
     page = open_page()
-    upload_photo(page, EXAMPLES / "chelsea.jpg")
+    upload_photo(page, EXAMPLES / "flower.jpg")
     page.locator("button.regions").click()
-    words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "chelsea.jpg")).words
+    words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "flower.jpg")).words
     for number, word in enumerate(words):
         page.locator(".word").nth(number).hover()
         assert word.map[brightest_region(map_pixels(page))] > 0.97 * word.map.max(), word.text

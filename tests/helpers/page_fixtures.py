@@ -217,7 +217,7 @@ def caption_words(page):
 
 def map_pixels(page):
     """The RGBA pixels of the drawn map, (height, width, 4), uint8."""
-    data = page.locator("canvas.map").first.evaluate("canvas => canvas.toDataURL()")
+    data = page.locator("canvas.map").evaluate("canvas => canvas.toDataURL()")
     with urllib.request.urlopen(data) as png:
         return np.asarray(Image.open(io.BytesIO(png.read())).convert("RGBA"))
 
