@@ -1,6 +1,6 @@
 """Faithfulness of the attention maps: occlude the attended regions and measure the drop in each word's log-probability.
 
-    python benchmarks/attention.py ../shared/data/flickr8k --photos 200
+    python -m benchmarks.attention FLICKR8K --photos 200
 
 For each content word of the generated captions, the four most attended regions, four random regions and the four least
 attended regions are occluded in turn with the mean color of the photo, and the same caption is scored again. With
@@ -10,14 +10,11 @@ log 64 = 4.16) and how much they differ between the words of a caption (mean tot
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, explain
 from train.data import captioned_dataset, photo_of, sources

@@ -1,6 +1,6 @@
 """Latency of one caption on a CPU or GPU, compared with the encoder alone and with other captioners.
 
-    python benchmarks/inference.py
+    python -m benchmarks.inference
 
 All models run in turns in one process, on the same photo at their own input size, and generate the same number of
 words. The other captioners have random weights, see other_captioners.py. Also reports how the time scales with beams,
@@ -10,16 +10,13 @@ words, vocabulary and batch size. Times are medians in seconds.
 import argparse
 import functools
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import timm
 import torch
-from other_captioners import OTHERS
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks.other_captioners import OTHERS
 from captioning.onnx.captioner import OnnxCaptioner
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
 

@@ -1,17 +1,13 @@
 """How often a caption names what the photo's label says, on labelled photos that were held out from training.
 
-    python benchmarks/naming.py ../shared/data/photos-unlabelled --model OLD --model NEW
+    python -m benchmarks.naming LABELLED_PHOTOS --model OLD --model NEW
 
 The photos are those that the trainer holds out with the same `--labelled_photos` and `--seed`. A caption names a label
 if it contains the label's noun or an accepted synonym (train/data/labels.yaml), in the singular or the plural.
 """
 
 import argparse
-import sys
 from collections import Counter
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from captioning.loading import SHIPPED
 from captioning.torch_captioner import TorchCaptioner

@@ -1,4 +1,4 @@
-"""What the trainer does before its first step, at the size of COCO: `python benchmarks/training.py --scale 120000`."""
+"""What the trainer does before its first step, at the size of COCO: `python -m benchmarks.training --scale 120000`."""
 
 import functools
 import io

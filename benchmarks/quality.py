@@ -1,6 +1,6 @@
 """Caption quality: metrics on the validation photos of each dataset.
 
-    python benchmarks/quality.py ../shared/data/flickr8k ../shared/data/coco-mini
+    python -m benchmarks.quality FLICKR8K COCO
 
 Also counts what the metrics do not show: distinct captions, captions with `<unk>`, captions that repeat a content word,
 and captions that mention a gender, an age or a race that no reference caption of the photo mentions.
@@ -8,13 +8,10 @@ and captions that mention a gender, an age or a race that no reference caption o
 
 import argparse
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 from accelerate import Accelerator
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from train.evaluation import evaluate_captioner, write_evaluation
 from train.preparation import load_captioner

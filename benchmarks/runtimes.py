@@ -1,6 +1,6 @@
 """Alternative runtimes for the same weights: speed, startup time, file size and CIDEr-D.
 
-    python benchmarks/runtimes.py ../shared/data/flickr8k --photos 300
+    python -m benchmarks.runtimes FLICKR8K --photos 300
 
 Only the encoder, which takes most of the time, runs in the alternative runtime; all runtimes run in one process, in
 turns. int8 is static quantization by onnxruntime, calibrated on 32 photos of the training split. Runtimes whose package
@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from captioning.torch_captioner import generate_captions
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor

@@ -1,7 +1,7 @@
 """Cold start and peak memory of `python caption.py PHOTO` with both engines, as whole processes in turns.
 
-    python benchmarks/startup.py
-    python benchmarks/startup.py --others Florence-2-base SmolVLM-256M
+    python -m benchmarks.startup
+    python -m benchmarks.startup --others Florence-2-base SmolVLM-256M
 
 Each number is the median over `--runs` fresh processes: seconds from start to exit, seconds of CPU time, which other
 programs on the machine affect less, and the peak resident memory. The files are in the disk cache after a first run,
@@ -19,15 +19,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # This process stays small: a child's peak memory is never reported as less than its parent's.
-SAVE = (
-    "import sys; from other_captioners import OTHERS; OTHERS[sys.argv[1]]().model.half().save_pretrained(sys.argv[2])"
-)
+SAVE = """
+import sys
+from benchmarks.other_captioners import OTHERS
+OTHERS[sys.argv[1]]().model.half().save_pretrained(sys.argv[2])
+"""
 CAPTION = """
 import sys
 import torch
 import transformers
 from PIL import Image
-from other_captioners import OTHERS
+from benchmarks.other_captioners import OTHERS
 name, folder, photo = sys.argv[1:]
 with torch.device("meta"):
     captioner = OTHERS[name]()
@@ -39,7 +41,7 @@ captioner(Image.open(photo).convert("RGB"), 12)
 def measure(command):
     """Run a command in a process. Returns its wall time and CPU time in seconds and its peak memory in MB."""
     start = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "benchmarks")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     silent = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_WRONLY, 0) for descriptor in (1, 2)]
     pid = os.posix_spawn(command[0], [*map(str, command)], environment, file_actions=silent)
     _, status, usage = os.wait4(pid, 0)
@@ -61,7 +63,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for name in options.others:
             save = [sys.executable, "-c", SAVE, name, f"{folder}/{name}"]
-            subprocess.run(save, check=True, env=os.environ | {"PYTHONPATH": str(ROOT / "benchmarks")})
+            subprocess.run(save, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
             commands[name] = [sys.executable, "-c", CAPTION, name, f"{folder}/{name}", options.photo]
         results = {name: [] for name in commands}
         for run in range(options.runs + 1):

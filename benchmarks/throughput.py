@@ -1,8 +1,8 @@
 """Throughput and memory of `python caption.py FOLDER`, compared with the throughput of the encoder alone.
 
-    python benchmarks/throughput.py
-    python benchmarks/throughput.py --small 10000 --large 0
-    python benchmarks/throughput.py --small 0 --large 0 --data_dir ../shared/data/flickr8k
+    python -m benchmarks.throughput
+    python -m benchmarks.throughput --small 10000 --large 0
+    python -m benchmarks.throughput --small 0 --large 0 --data_dir FLICKR8K
 
 Runs the command on generated JPEG photos with sensor noise, 640 x 480 and 4000 x 3000 pixels. Rates are measured from
 the first captions to the last and exclude startup. The encoder rate is that of timm's unmodified Inception-v3, float32,
@@ -22,11 +22,9 @@ from pathlib import Path
 
 import timm
 import torch
-from inference import describe
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks.inference import describe
 from captioning.torch_captioner import generate_per_core
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
 from train.data import captioned_dataset, photo_of, sources

@@ -1,7 +1,7 @@
 """Training speed:
 
-    python benchmarks/training.py [--device cuda] [--threads 2]
-    python benchmarks/training.py --scale 120000
+    python -m benchmarks.training [--device cuda] [--threads 2]
+    python -m benchmarks.training --scale 120000
 
 1. Captions per second of a training step (forward, backward, clipping, Adam): our decoder, which runs a caption in one
    call, against a step-by-step decoder as in Show, Attend and Tell (Xu et al. 2015). Both have the same hidden size,
@@ -31,10 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import preparation
-
+from benchmarks import preparation
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
 from train.data import CaptionedPhotos, Collate, cached_features, captioned_dataset, sources
 from train.encoders import trainable_from
