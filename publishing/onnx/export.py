@@ -41,7 +41,7 @@ from captioning.onnx.files import FILES, weights_fingerprint
 from captioning.saving import writing
 from modeling_captioner.modeling_captioner import RnnCache
 
-from .quantization import compress_matrices, quantize_convolutions, refit_projection
+from .quantization import compress_matrices, quantize_convolutions
 
 
 class Encoder(nn.Module):
@@ -89,7 +89,6 @@ def export_onnx(source, photos):
         export_graphs(model, *files)
         quantized = Path(whole, "quantized.onnx")
         quantize_convolutions(files[0], quantized, pixel_values)
-        refit_projection(quantized, files[0], pixel_values)
         quantized.replace(files[0])
         (target / "part").mkdir(parents=True)
         for file in files:

@@ -1,4 +1,4 @@
-"""Quantization of ONNX graphs to 8 bits: `quantize_convolutions`, `refit_projection` and `compress_matrices`.
+"""Quantization of ONNX graphs to 8 bits: `quantize_convolutions` and `compress_matrices`.
 
 Convolutions run in int8, with scales from calibration photos: static quantization (Jacob et al. 2018, "Quantization
 and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Matrices are stored in int8 and run
@@ -13,11 +13,10 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType,
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.registry import QDQRegistry
 
-SCALE_PHOTOS = 32  # for the rounding of the kernels and the scales of the activations
-PATCHES = 128  # of each of these photos and each convolution
+PATCHES = 128  # of each photo and convolution
 DAMPING = 0.01  # of the mean input's energy, as in the paper
-CLIPPED = 1e-5  # of the values of an activation, at either end
-RIDGE = 1  # of the mean eigenvalue; a smaller one overfits, even to 256 photos
+TAIL = 300  # values of an activation and photo that may be clipped
+UNQUANTIZED = 2  # convolutions at the beginning; the error of the regions is 10 % smaller than with one
 LOWEST, HIGHEST = -127, 127
 LARGE = 2**14  # values of a matrix that is stored in int8
 BLOCK = 64  # values of a row that share a scale, at most
@@ -27,21 +26,19 @@ OPERATORS = QDQRegistry.keys() - {"AveragePool"}  # which onnxruntime rounds twi
 def quantize_convolutions(file, quantized, photos):
     """Quantize the graph in `file` up to its last convolution to int8 and write it to `quantized`.
 
-    `photos`: calibration inputs, float32 arrays (1, 3, size, size). The first convolution stays in float32: its input
-    has 8 bits, but not those of a quantized one. Activations are clipped at their 99.999th percentile: at the 99.99th,
-    the error of the regions is a third larger, and with minimum and maximum, a tenth.
+    `photos`: calibration inputs, float32 arrays (1, 3, size, size). The first convolutions, which need little time,
+    stay in float32.
     """
     quant_pre_process(file, quantized, skip_symbolic_shape=True)
     model = onnx.load(quantized)
     convolutions = [place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"]
-    if len(convolutions) < 2:  # such as the patches of a transformer
+    if len(convolutions) <= UNQUANTIZED:  # such as the patches of a transformer
         return
     nodes = [
         node
         for place, node in enumerate(model.graph.node[: convolutions[-1] + 1])
-        if place != convolutions[0] and node.op_type in OPERATORS
+        if place not in convolutions[:UNQUANTIZED] and node.op_type in OPERATORS
     ]
-    photos = photos[:: max(1, len(photos) // SCALE_PHOTOS)]
     ranges = activation_ranges(model, nodes, photos)
     scales = round_kernels(model, photos)
     quantizer = QDQQuantizer(
@@ -62,26 +59,37 @@ def quantize_convolutions(file, quantized, photos):
 
 
 def activation_ranges(model, nodes, photos):
-    """{name: (lowest, highest)} of the inputs and outputs of the nodes, without the `CLIPPED` most extreme values.
+    """{name: (lowest, highest)} of the inputs and outputs of the nodes, see `clip`.
 
     One photo at a time, because the activations of 64 take 8 GB, which onnxruntime's own calibration holds at once.
     """
     floats = {value.name for value in model.graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     floats -= {tensor.name for tensor in model.graph.initializer}
     names = sorted({name for node in nodes for name in (*node.input, *node.output)} & floats)
-    lowest, highest = ({name: [] for name in names} for _ in range(2))
+    sides = {name: ([], []) for name in names}
     for maps in activations(model, names, photos):
         for name, values in maps.items():
-            count = max(1, round(CLIPPED * values.size * len(photos)))
-            values = np.partition(values.ravel(), (count - 1, -count))
-            lowest[name].append(values[:count])
-            highest[name].append(values[-count:])
-    ranges = {}
-    for name in names:
-        count = len(lowest[name][0])
-        low, high = np.sort(np.concatenate(lowest[name])), np.sort(np.concatenate(highest[name]))
-        ranges[name] = low[count - 1], high[-count]
-    return ranges
+            for side, magnitudes in zip(sides[name], (-values[values < 0], values[values > 0]), strict=True):
+                count = min(TAIL, magnitudes.size)
+                side.append(
+                    (magnitudes.size, np.partition(magnitudes, magnitudes.size - count)[-count:] if count else [])
+                )
+    return {name: (-clip(negative), clip(positive)) for name, (negative, positive) in sides.items()}
+
+
+def clip(tails):
+    """Where to clip the values of a sign, float32: where the squared errors of clipping and rounding add up to least.
+
+    `tails`: for each photo, the number of values and the magnitudes of the largest. With the maximum, the error of the
+    regions is a fifth larger, and with the 99.999th percentile 5 %.
+    """
+    sizes, largest = zip(*tails, strict=True)
+    largest = np.concatenate(largest)
+    candidates = largest.max(initial=0) * np.linspace(0.3, 1, 36)
+    errors = [
+        sum(sizes) * (limit / 255) ** 2 / 12 + np.square(np.maximum(largest - limit, 0)).sum() for limit in candidates
+    ]
+    return np.float32(candidates[np.argmin(errors)])
 
 
 def activations(model, names, photos):
@@ -187,31 +195,6 @@ def share_scales(graph):
         graph.initializer.remove(tensor)  # otherwise onnxruntime warns about it
 
 
-def refit_projection(quantized, whole, photos):
-    """Refit the projection of the regions to the features of the graph `quantized`, which it replaces, so that its
-    regions come close to those of `whole`, the graph in float32: ridge regression towards the projection as it is.
-
-    `photos`: float32 arrays (1, 3, size, size). With 256, the error of the regions is 6 to 10 % smaller.
-    """
-    model = onnx.load(quantized)
-    makers = {output: node for node in model.graph.node for output in node.output}
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    addition = makers["last_hidden_state"]
-    product = next(makers[name] for name in addition.input if name in makers)
-    bias = next(tensors[name] for name in addition.input if name in tensors)
-    weight = tensors[product.input[1]]
-    features = run(model, product.input[0], photos)
-    regions = run(onnx.load(whole), "last_hidden_state", photos)
-    before = numpy_helper.to_array(weight)  # (channels, hidden)
-    centered = features - features.mean(axis=0)
-    gram = centered.T @ centered
-    ridge = RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram), dtype=np.float32)
-    after = before + np.linalg.solve(gram + ridge, centered.T @ (regions - features @ before))
-    weight.CopyFrom(numpy_helper.from_array(after, weight.name))
-    bias.CopyFrom(numpy_helper.from_array((regions - features @ after).mean(axis=0), bias.name))
-    onnx.save(model, quantized)
-
-
 def compress_matrices(model):
     """Store the large float32 matrices of `model`, an `onnx.ModelProto`, in int8, with a scale for every few values.
 
@@ -241,8 +224,3 @@ def compress_matrices(model):
 
 def attribute(node, name, default):
     return next((helper.get_attribute_value(given) for given in node.attribute if given.name == name), default)
-
-
-def run(model, output, photos):
-    """An output (batch, regions, channels) for all photos, as (photos x regions, channels)."""
-    return np.concatenate([maps[output][0] for maps in activations(model, [output], photos)])

@@ -8,7 +8,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from publishing.onnx.quantization import compress_matrices, input_products, round_rows, share_scales  # noqa: E402
+from publishing.onnx.quantization import clip, compress_matrices, input_products, round_rows, share_scales  # noqa: E402
 
 
 def graph_of(nodes, inputs, outputs, tensors):
@@ -124,3 +124,13 @@ def test_what_is_concatenated_has_the_scale_of_the_result():
     assert {tensor.name for tensor in model.graph.initializer} == {"scale4", "zero"}
     values = {name: np.full((1, 1), 13.4, np.float32) for name in inputs}
     np.testing.assert_allclose(run(model, values)[0], [[13.5] * 4])
+
+
+def test_ranges_clip_what_costs_less_than_its_steps():
+    """A rare outlier is clipped; large values that are not rare are not."""
+    random = np.random.default_rng(0)
+    common, rare = np.sort(random.uniform(0, 1, 300)), np.array([40.0])
+    least = 40 / (1 + 10**6 / 255**2 / 12)  # of n (limit / 255)^2 / 12 + (40 - limit)^2
+    assert clip([(10**6, np.concatenate([common[1:], rare]))]) == pytest.approx(least, abs=0.4)
+    assert clip([(1000, common)] * 8) == pytest.approx(common.max(), rel=0.03)
+    assert clip([(0, [])]) == 0
