@@ -81,6 +81,7 @@ class AttentionViewer extends EventTarget {
 
   drawMap() {
     this.resizeCanvas(this.canvas);
+    clearCanvas(this.canvas); // maps are translucent: the last one would shine through
     const { words = [] } = this.answer ?? {}; // none while a photo is captioned, or after an error
     if (this.#hoveredRegion !== null) {
       outlineRegion(this.canvas, this.#hoveredRegion, Math.round(Math.sqrt(words[0].map.length)));
