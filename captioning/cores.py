@@ -41,6 +41,6 @@ def _quotas(root: Path) -> Iterator[float]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except OSError:
         return ""

@@ -161,7 +161,8 @@ def test_killed_anywhere_and_resumed(captions, files, learnt_captioner, tmp_path
             break
     process.wait()
     text = (tmp_path / growing).read_text()
-    assert 3 <= len(rows_in(tmp_path / growing)) < len(copies)
+    first = name == "a.json"  # whose part begins with a line that says what it is
+    assert 3 - first <= len([json.loads(line) for line in text.splitlines()[first:]]) < len(copies)
     (tmp_path / growing).write_text(text[:-5])  # a power failure can leave less than a process does
     assert run_here(*copies, "--output", tmp_path / name)[0] == 1, "nothing is overwritten"
     assert run_here(*copies, "--output", tmp_path / name, "--resume") == (0, [], [])

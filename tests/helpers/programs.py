@@ -104,7 +104,8 @@ def _run(arguments, stdout, stderr, cwd, environment, before):
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # TMPDIR counts again
-    sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]
+    # Neither this repository nor the modules that transformers has loaded from captioners' folders in this process.
+    sys.path[:] = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     if before:
         before()
     isolated = arguments[0] == "-I"

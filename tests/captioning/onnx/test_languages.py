@@ -35,7 +35,7 @@ def test_captions_in_each_language(both, drawn_photos):
     for language in (None, "en", "vi"):
         inputs = processor(images=photos, return_tensors="pt")
         expected = processor.batch_decode(model.generate(**inputs, language=language), skip_special_tokens=True)
-        captions[language] = [caption for caption, _ in engine.caption(pixel_values, language=language)]
+        captions[language] = [caption for caption, *_ in engine.caption(pixel_values, language=language)]
         assert captions[language] == expected
     assert captions[None] == captions["en"] != captions["vi"]
     assert {len(caption.split()) for caption in captions["vi"]} <= {2, 3}
