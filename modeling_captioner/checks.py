@@ -49,6 +49,11 @@ def check_generation(settings: Mapping[str, Any]) -> None:
             f"num_return_sequences={captions} asks for more captions than num_beams={beams or 1} finds; raise"
             " num_beams, or sample with do_sample."
         )
+    conjunctions = settings.get("conjunction_token_ids")
+    if conjunctions is not None and not (
+        isinstance(conjunctions, list) and all(_is(Integral, token) for token in conjunctions)
+    ):
+        raise ValueError(f"conjunction_token_ids={conjunctions!r} must be a list of token ids.")
     for name, neutral in UNSUPPORTED.items():
         if (value := settings.get(name)) not in (None, neutral):
             raise ValueError(f"{name}={value!r} does not work with a captioner; leave it out.")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import Cache, GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
@@ -27,10 +27,24 @@ from .configuration_captioner import CaptionerConfig
 from .encoder import CaptionerEncoder
 from .inference import fold_batch_norms
 from .languages import language_settings
+from .repetition import echo_of
 
 RNNS = {"gru": nn.GRU, "lstm": nn.LSTM}
 # The cache argument of `generate`, which transformers 5.24 renamed.
 CACHE_NAME = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
+
+
+class EchoLogitsProcessor(LogitsProcessor):
+    """Forbids what `echo_of` returns."""
+
+    def __init__(self, conjunctions):
+        self.conjunctions = conjunctions
+
+    def __call__(self, input_ids, scores):
+        scores = scores.clone()
+        for row, ids in zip(scores, input_ids.tolist(), strict=True):
+            row[echo_of(ids, self.conjunctions)] = -torch.inf
+        return scores
 
 
 class RnnCache(Cache):
@@ -278,7 +292,7 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ids[:, 0] = self.config.decoder_start_token_id
         return ids
 
-    def generate(self, inputs=None, generation_config=None, *args, language=None, **kwargs):
+    def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, language=None, **kwargs):
         """As inherited, in a language.
 
         Args:
@@ -307,8 +321,13 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             for name, value in (vars(generation_config) if generation_config else {}).items()
             if value is not None
         }
-        check_generation(vars(self.generation_config) | given | kwargs)
-        return super().generate(inputs, generation_config, *args, **kwargs)
+        given = vars(self.generation_config) | given | kwargs
+        check_generation(given)
+        processors = LogitsProcessorList(logits_processor or [])
+        if conjunctions := given.get("conjunction_token_ids"):
+            processors.append(EchoLogitsProcessor(conjunctions))
+        kwargs.pop("conjunction_token_ids", None)
+        return super().generate(inputs, generation_config, processors, *args, **kwargs)
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=True, input_ids=None, **kwargs):
         """Expand only the words: all captions of a photo share its regions, a fifth faster for 16 photos."""

@@ -35,6 +35,7 @@ MODEL_OPTIONS = [
     field.name for field in dataclasses.fields(Settings) if field.name in CaptionerConfig.__dataclass_fields__
 ]
 TRAINING_OPTIONS = ["dropout", "word_dropout", "label_smoothing"]  # can be changed when loading a trained model
+CONJUNCTIONS = {"and", "et", "und", "và"}  # "and" in languages that captions are published in
 PROCESS_TIMEOUT = timedelta(hours=12)  # processes wait for the main one, which may be checking all photos
 SHARDING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}  # set by `accelerate launch`
 BF16_INSTRUCTIONS = ["avx512_bf16", "amx_bf16", "bf16"]  # of x86 and ARM, in `torch.cpu.get_capabilities`
@@ -128,6 +129,7 @@ def new_captioner(settings):
         max_new_tokens=settings.max_new_tokens,
         min_new_tokens=settings.min_new_tokens,
         no_repeat_ngram_size=3,
+        conjunction_token_ids=sorted(id for word, id in tokenizer.get_vocab().items() if word in CONJUNCTIONS),
     )
     if languages:
         captioner.generation_config.languages = {

@@ -70,6 +70,7 @@ export function largest(rows, count) {
 function forbiddenWords(ids, length, ends, settings) {
   const words = [...(settings.suppress_tokens || [])];
   if (length <= (settings.min_new_tokens || 0)) words.push(...ends);
+  words.push(...echoOf(ids, settings.conjunction_token_ids || []));
   const size = settings.no_repeat_ngram_size;
   if (!size) return words;
   const tail = ids.slice(ids.length - size + 1);
@@ -77,6 +78,14 @@ function forbiddenWords(ids, length, ends, settings) {
     if (tail.every((word, offset) => ids[i + offset] === word)) words.push(ids[i + size - 1]);
   }
   return words;
+}
+
+// The id with which `ids` would repeat after a conjunction what stands before it, as modeling_captioner/repetition.py.
+function echoOf(ids, conjunctions) {
+  const place = ids.findLastIndex((id) => conjunctions.includes(id));
+  const after = ids.slice(place + 1);
+  const start = place - 1 - after.length;
+  return start >= 0 && after.every((id, offset) => ids[start + offset] === id) ? [ids[place - 1]] : [];
 }
 
 // Whether an unfinished caption may still outscore a finished one, by the heuristic of `generate`.

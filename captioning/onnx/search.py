@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from modeling_captioner.repetition import echo_of
+
 # Settings in generation_config.json: those that `search` implements, and those that do not affect its result.
 SUPPORTED = {
     "num_beams",
@@ -14,6 +16,7 @@ SUPPORTED = {
     "length_penalty",
     "early_stopping",
     "no_repeat_ngram_size",
+    "conjunction_token_ids",
     "suppress_tokens",
     "eos_token_id",
 }
@@ -100,7 +103,7 @@ def forbidden_words(ids, length, ends, settings):
     if size := settings.get("no_repeat_ngram_size"):
         tail = ids[len(ids) - size + 1 :]
         words += [ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == tail]
-    return words
+    return words + echo_of(ids, settings.get("conjunction_token_ids") or [])
 
 
 def can_improve(best_running, worst_finished, length, longest, settings):

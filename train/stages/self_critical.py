@@ -77,6 +77,7 @@ class SelfCritical(Captions):
             num_return_sequences=self.settings.sampled_captions,
             num_beams=1,
             no_repeat_ngram_size=0,
+            conjunction_token_ids=[],
             top_k=0,
             max_new_tokens=self.settings.max_new_tokens,
         )

@@ -95,7 +95,14 @@ def test_shipped_captioner_on_200_photos():
         regions = model.encoder(processor(images=photos, return_tensors="pt").pixel_values)[0]
     shares = torch.rand(200, len(photos), generator=torch.Generator().manual_seed(0)) ** 4
     mixed = torch.einsum("np,prh->nrh", shares / shares.sum(dim=1, keepdim=True), regions)
-    names = ("num_beams", "max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "suppress_tokens")
+    names = (
+        "num_beams",
+        "max_new_tokens",
+        "min_new_tokens",
+        "no_repeat_ngram_size",
+        "suppress_tokens",
+        "conjunction_token_ids",
+    )
     settings = {name: getattr(model.generation_config, name) for name in names}
     captions = assert_same_captions(model, mixed, [2], **settings)
     assert len({tuple(ids) for ids in captions}) > 20
