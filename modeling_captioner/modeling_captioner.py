@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import Cache, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import Cache, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
@@ -27,24 +27,11 @@ from .configuration_captioner import CaptionerConfig
 from .encoder import CaptionerEncoder
 from .inference import fold_batch_norms
 from .languages import language_settings
-from .repetition import echo_of
+from .logits_process import EchoLogitsProcessor
 
 RNNS = {"gru": nn.GRU, "lstm": nn.LSTM}
 # The cache argument of `generate`, which transformers 5.24 renamed.
 CACHE_NAME = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
-
-
-class EchoLogitsProcessor(LogitsProcessor):
-    """Forbids what `echo_of` returns."""
-
-    def __init__(self, conjunctions):
-        self.conjunctions = conjunctions
-
-    def __call__(self, input_ids, scores):
-        scores = scores.clone()
-        for row, ids in zip(scores, input_ids.tolist(), strict=True):
-            row[echo_of(ids, self.conjunctions)] = -torch.inf
-        return scores
 
 
 class RnnCache(Cache):
