@@ -39,6 +39,7 @@ class AttentionViewer extends EventTarget {
   pinned = null; // the index of the clicked word, whose map stays when the pointer leaves
   #hoveredRegion = null;
   #timer = null; // set while the words are played one after another
+  #hadPhoto = false; // whether the visitor has chosen a photo
   #mapOptions = { regions: false, blur: 0.5, strength: 1 };
   #otherMap = null; // drawn instead of the shown word's, such as that of a word of another caption
 
@@ -170,6 +171,9 @@ class AttentionViewer extends EventTarget {
 
   render() {
     const answer = JSON.parse(JSON.stringify(this.props.value || {})); // a copy, because Gradio tracks changes of its own
+    // Such as the example's caption in another language, which was asked for before the photo came.
+    if (answer.opening && this.#hadPhoto) return;
+    this.#hadPhoto ||= !answer.opening && Boolean(answer.photo || answer.message);
     for (const word of answer.words || []) word.map = word.map.flat();
     this.show(answer);
   }
