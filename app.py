@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from captioning.errors import print_error
-from captioning.loading import SHIPPED
+from captioning.loading import SHIPPED, check_model
 
 TRAINER = SHIPPED.parent / "train"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -51,6 +51,8 @@ def check_options(options):
         raise ValueError("--auth does not protect --mcp; use only one of them.")
     if options.teach and not options.corrections:
         raise ValueError("--teach needs the corrections to learn from; add --corrections DIR.")
+    for model in options.model:  # all of them before the first is loaded, which takes seconds
+        check_model(model)
 
 
 def deploy(options):
