@@ -24,7 +24,12 @@ from tests.helpers.paths import SHIPPED
 TIMES = "\N{MULTIPLICATION SIGN}"
 STEPS = ["pixels", "stages", "regions", "transfer", "vocabulary", "rnn", "attention", "heads", "context", "second"]
 STEPS += ["next", "end"]
+LANGUAGES = "languages"  # the last step, of a captioner that speaks several
 WIDTHS = (390, 768, 1024, 1280, 1920)
+
+
+def steps_of(captioner):
+    return STEPS + [LANGUAGES] * (len(captioner.model.config.languages or []) > 1)
 
 
 def open_tour(page):
@@ -77,7 +82,8 @@ def test_tour_shows_the_numbers_of_the_uploaded_photo(open_page, captioner, widt
         shown = page.locator(".candidates tbody tr td:first-child").all_text_contents()
         assert shown[:5] == [word for word, _ in expected[number].alternatives]
     show_step(page, "end")
-    assert page.locator(".full-caption").text_content() == " ".join(["<start>", *words, "<end>"])
+    (start,) = captioner.processor.tokenizer.convert_ids_to_tokens([captioner.model.config.decoder_start_token_id])
+    assert page.locator(".full-caption").text_content() == " ".join([start, *words, "<end>"])
 
 
 @needs_browser
@@ -115,22 +121,22 @@ def test_values_are_tied_to_the_picture_and_the_sums_add_up(open_page, captioner
 
 
 @needs_browser
-def test_arrow_keys_lead_through_the_tour_and_nothing_moves(open_page):
-    page = open_page(width=1280, height=800)
+def test_arrow_keys_lead_through_the_tour_and_nothing_moves(open_page, captioner):
+    page, steps = open_page(width=1280, height=800), steps_of(captioner)
     open_tour(page)
     seen, places = [], set()
-    for _ in range(len(STEPS)):
+    for _ in steps:
         seen.append(page.locator(".panel").get_attribute("data-step"))
         places.add(tuple(page.locator(".tour .next").bounding_box().values()))
         page.keyboard.press("ArrowRight")
-    assert seen == STEPS
+    assert seen == steps
     assert len(places) == 1
     assert page.locator(".tour .next").is_disabled()
     page.keyboard.press("ArrowLeft")
-    assert page.locator(".panel").get_attribute("data-step") == STEPS[-2]
+    assert page.locator(".panel").get_attribute("data-step") == steps[-2]
     page.locator(".word-choice button").first.focus()
     page.keyboard.press("ArrowRight")  # inside the words, it leads to the next word
-    assert page.locator(".panel").get_attribute("data-step") == STEPS[-2]
+    assert page.locator(".panel").get_attribute("data-step") == steps[-2]
     assert (
         page.locator(".word-choice button:focus").text_content()
         == page.locator(".word-choice button").nth(1).text_content()
@@ -140,11 +146,11 @@ def test_arrow_keys_lead_through_the_tour_and_nothing_moves(open_page):
 @needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_each_step_fits_every_screen_and_is_accessible(open_page, theme):
+def test_each_step_fits_every_screen_and_is_accessible(open_page, captioner, theme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     page = open_page(theme=theme)
     open_tour(page)
-    for name in STEPS:
+    for name in steps_of(captioner):
         show_step(page, name)
         assert_no_serious_violations(axe, page)
         for width in WIDTHS:

@@ -206,9 +206,10 @@ def choose_photo(page, photo):
     """Choose a photo, a path or `(name, bytes)`, on the page without a server, and wait for its caption or message."""
     if isinstance(photo, tuple):
         photo = {"name": photo[0], "mimeType": "image/png", "buffer": photo[1]}
-    page.locator(".words").evaluate("words => words.replaceChildren()")
-    page.locator(".photo-input input").set_input_files(photo)
-    page.locator(".word, .message:visible").first.wait_for()
+    tab = page.locator("#caption_tab")  # another tab has viewers, too
+    tab.locator(".words").evaluate("words => words.replaceChildren()")
+    tab.locator(".photo-input input").set_input_files(photo)
+    tab.locator(".word, .message:visible").first.wait_for()
 
 
 def caption_words(page):
