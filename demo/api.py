@@ -1,10 +1,9 @@
 """The API endpoint `/caption`, which is also a tool of the MCP server."""
 
-from typing import TypedDict
-
 import gradio as gr
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
+from typing_extensions import NotRequired, TypedDict  # the standard library's from Python 3.11 on
 
 from demo.predict import MAX_DISPLAY_SIDE, check_text
 from demo.uploads import open_upload
@@ -30,6 +29,8 @@ class Beam(TypedDict):
 class Caption(TypedDict):
     caption: str
     log_probability: float
+    language: NotRequired[str]
+    confidence: NotRequired[float]
     words: list[Word]
     beams: list[Beam]
 
@@ -56,7 +57,8 @@ def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options)
 
         Returns:
             The caption, its natural log-probability, its words (each with its text, its probability, its attention map
-            as rows of weights that sum to 1, and its most likely alternatives), and the beams, best first.
+            as rows of weights that sum to 1, and its most likely alternatives), and the beams, best first. The
+            language, if the captioner speaks several, and the confidence from 0 to 1, if it is calibrated.
         """
         if photo is None:
             raise gr.Error("photo is missing; upload one.")
