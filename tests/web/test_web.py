@@ -26,24 +26,49 @@ from tests.helpers.paths import SHIPPED
 from tests.helpers.photo_server import FileServer
 
 pytestmark = needs_browser
+NOISE = 0.2  # of a caption's log-probability between onnxruntime in a browser and in Python
+
+
+def png(photo):
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    return file.getvalue()
+
+
+def log_probability(beam):
+    """Of a beam as the page lists it: "a cat average -0.9, sum -3.6"."""
+    return float(beam.rpartition(" ")[2])
+
+
+def score(explanation, reference):
+    """What beam search maximizes; the end counts as a word."""
+    penalty = reference.defaults.get("length_penalty")
+    return explanation.log_probability / (len(explanation.words) + 1) ** (1.0 if penalty is None else penalty)
 
 
 def test_captions_equal_those_of_python(visit, reference):
-    """The example photos, mirrored ones and details of them; nothing is requested from anywhere else."""
+    """The example photos, mirrored ones and details of them; nothing is requested from anywhere else.
+
+    Word for word, but for ties: onnxruntime sums in another order in a browser, so a caption's log-probability differs
+    by up to about 0.1, and beam search may drop another beginning. Such a caption must be as likely as Python's.
+    """
     photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
     assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
-    captions = []
-    for number, file in enumerate(sorted(EXAMPLES.glob("*.jpg"))):
+    captions, others = [], 0
+    details = [photo.crop((photo.width // 3, 0, photo.width, photo.height // 2)) for photo in photos]
+    changed = [*map(ImageOps.mirror, photos), *details[:4], *map(ImageOps.flip, photos[:4])]
+    files = [*sorted(EXAMPLES.glob("*.jpg")), *(("photo.png", png(photo)) for photo in changed)]
+    for photo, file in zip([*photos, *changed], files, strict=True):
         choose_photo(visit.page, file)
         captions.append(" ".join(caption_words(visit.page)))
-        assert captions[-1] == reference.explain(photos[number]).caption, file.name
-    details = [photo.crop((photo.width // 3, 0, photo.width, photo.height // 2)) for photo in photos]
-    for photo in [*map(ImageOps.mirror, photos), *details[:4], *map(ImageOps.flip, photos[:4])]:
-        file = io.BytesIO()
-        photo.save(file, "PNG")
-        choose_photo(visit.page, ("photo.png", file.getvalue()))
-        captions.append(" ".join(caption_words(visit.page)))
-        assert captions[-1] == reference.explain(photo).caption
+        expected = reference.explain(photo)
+        found = reference.explain_caption(photo, captions[-1])
+        beams = visit.page.locator(".beams li").all_text_contents()
+        assert log_probability(beams[0]) == pytest.approx(found.log_probability, abs=NOISE), captions[-1]
+        if captions[-1] != expected.caption:
+            others += 1
+            assert score(found, reference) > score(expected, reference) - NOISE / len(found.words), captions[-1]
+    assert others <= 3
     assert len(captions) == 20
     assert len(set(captions)) > 10
     assert len([url for url in visit.requests if "onnx" in url]) >= 4, "requests are seen"
@@ -95,25 +120,51 @@ def test_alternatives_and_beams(visit, reference):
 
 
 def test_covering_captions_the_photo_again(visit, reference):
+    photo = open_photo(EXAMPLES / "astronaut.jpg")
     choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
-    visit.page.locator(".word").nth(1).click()
+    words = reference.explain(photo).words
+    assert caption_words(visit.page) == [word.text for word in words]
+    # The word of which it is clearest what is covered: a tie between regions might be decided otherwise.
+    number = max(range(len(words)), key=lambda place: covered_regions(words[place].map)[1])
+    visit.page.locator(".word").nth(number).click()
     visit.page.locator("button.cover-word").click()
     visit.page.locator(".covered-sentence button").first.wait_for()
-    photo = open_photo(EXAMPLES / "astronaut.jpg")
-    weights = reference.explain(photo).words[1].map.ravel()
-    order = np.argsort(-weights, kind="stable")
-    needed = int(np.searchsorted(np.cumsum(weights[order]), 0.5)) + 1
-    hidden = np.zeros(SIDE * SIDE, np.uint8)
-    hidden[order[: min(needed, SIDE * SIDE // 4)]] = 255
-    mask = Image.fromarray(np.kron(hidden.reshape(SIDE, SIDE), np.ones((6, 6), np.uint8))).resize(photo.size, 2)
+    hidden, _ = covered_regions(words[number].map)
+    mask = Image.fromarray(np.kron(hidden.reshape(SIDE, SIDE), np.ones((6, 6), np.uint8)) * 255).resize(photo.size, 2)
     covered = Image.composite(Image.new("RGB", photo.size, (128, 128, 128)), photo, mask)
-    expected = reference.explain(covered).caption
-    covered = " ".join(visit.page.locator(".covered-sentence button").all_text_contents())
-    assert covered == expected != " ".join(caption_words(visit.page))
-    changes = visit.page.locator(".word small").all_text_contents()
-    assert all(change.count("→") == 1 for change in changes)
-    before, after = (float(percent.rstrip("%")) for percent in changes[1].split(" → "))
-    assert after < before, "the word relied on what is covered"
+    caption = " ".join(visit.page.locator(".covered-sentence button").all_text_contents())
+    expected, found = reference.explain(covered), reference.explain_caption(covered, caption)
+    assert score(found, reference) > score(expected, reference) - NOISE / len(found.words), (caption, expected.caption)
+    first = " ".join(caption_words(visit.page))
+    for change, before, after in zip(
+        visit.page.locator(".word small").all_text_contents(),
+        words,
+        reference.explain_caption(covered, first).words,
+        strict=True,
+    ):
+        shown = [float(percent.rstrip("%")) / 100 for percent in change.split(" → ")]
+        assert shown == pytest.approx([before.probability, after.probability], abs=0.05), (change, before.text)
+    label = visit.page.locator(".covered-label").text_content()
+    assert ("Unchanged" in label) == (caption == first)
+
+
+def covered_regions(weights):
+    """What the page covers of a map: 1 for the fewest regions that hold half of it, but a quarter at most (regions,).
+
+    Also how far that is from covering other ones: the smallest difference of weights, or of their sum, that decides.
+    """
+    weights = weights.ravel()
+    order = np.argsort(-weights, kind="stable")
+    sums = np.cumsum(weights[order])
+    count = min(int(np.searchsorted(sums, 0.5)) + 1, SIDE * SIDE // 4)
+    hidden = np.zeros(SIDE * SIDE, np.uint8)
+    hidden[order[:count]] = 1
+    margins = [weights[order[count - 1]] - weights[order[count]]]
+    if count < SIDE * SIDE // 4:
+        margins += [sums[count - 1] - 0.5]
+    if count > 1:
+        margins += [0.5 - sums[count - 2]]
+    return hidden, min(margins)
 
 
 def test_second_visit_needs_no_server(site, open_site):
