@@ -1,8 +1,8 @@
-"""How often a caption names what the photo's label says, on labelled photos that were held out from training.
+"""How often a caption names what the photo's label says, on labeled photos that were held out from training.
 
-    python -m benchmarks.naming LABELLED_PHOTOS --model OLD --model NEW
+    python -m benchmarks.naming LABELED_PHOTOS --model OLD --model NEW
 
-The photos are those that the trainer holds out with the same `--labelled_photos` and `--seed`. A caption names a label
+The photos are those that the trainer holds out with the same `--labeled_photos` and `--seed`. A caption names a label
 if it contains the label's noun or an accepted synonym (train/data/labels.yaml), in the singular or the plural.
 """
 
@@ -11,17 +11,17 @@ from collections import Counter
 
 from captioning.loading import SHIPPED
 from captioning.torch_captioner import TorchCaptioner
-from train.data import held_out_split, label_names, labelled_dataset, mentions, photo_of
+from train.data import held_out_split, label_names, labeled_dataset, mentions, photo_of
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("labelled_photos", nargs="+")
+    parser.add_argument("labeled_photos", nargs="+")
     parser.add_argument("--model", action="append", help="May be given several times. Default: the shipped captioner.")
     parser.add_argument("--seed", type=int, default=42, help="The training's seed, which decides on the photos.")
     parser.add_argument("--batch_size", type=int, default=16)
     options = parser.parse_args()
-    photos = held_out_split(labelled_dataset(options.labelled_photos), options.seed)["validation"]
+    photos = held_out_split(labeled_dataset(options.labeled_photos), options.seed)["validation"]
     names = [label_names(label) for label in photos["label"]]
     print(f"{len(photos)} photos, {len(set(photos['label']))} labels")
     for source in options.model or [str(SHIPPED)]:

@@ -32,7 +32,7 @@ def draw(drawn: list[tuple[str, Image.Image, Explanation]], path: str | Path) ->
     top = height
     for (name, photo, explanation), count, tall in zip(drawn, rows, heights, strict=True):
         axes.text(gap, top - 0.15, explanation.caption, size=13, weight="bold", **style)
-        axes.text(gap, top - 0.45, printable(name), size=8, color="grey", **style)
+        axes.text(gap, top - 0.45, printable(name), size=8, color="gray", **style)
         top -= heading
         tiles: list[tuple[Any, str]] = [(photo, "")]
         tiles += [(overlay_map(photo, word.map), f"{word.text}  {word.probability:.0%}") for word in explanation.words]

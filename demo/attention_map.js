@@ -4,16 +4,16 @@ import { formatNumber } from "./i18n.js";
 
 const RESOLUTION = 64; // pixels per side of the smooth map, which the canvas scales to the photo
 // Low attention darkens the photo, high attention brightens it: [value, red, green, blue, alpha].
-const COLOUR_MAP = [
+const COLOR_MAP = [
   [0, 10, 12, 34, 0.6],
   [0.35, 70, 24, 96, 0.48],
   [0.65, 235, 90, 40, 0.42],
   [1, 255, 228, 90, 0.48],
 ];
 
-function colourAt(value) {
-  const above = Math.max(1, COLOUR_MAP.findIndex(([stop]) => stop >= value));
-  const [from, to] = [COLOUR_MAP[above - 1], COLOUR_MAP[above]];
+function colorAt(value) {
+  const above = Math.max(1, COLOR_MAP.findIndex(([stop]) => stop >= value));
+  const [from, to] = [COLOR_MAP[above - 1], COLOR_MAP[above]];
   const fraction = (value - from[0]) / (to[0] - from[0]);
   return from.slice(1).map((channel, i) => channel + fraction * (to[i + 1] - channel));
 }
@@ -57,7 +57,7 @@ export function drawSmoothMap(canvas, map, { blur, strength }) {
   const values = smooth(map, blur).flat();
   const scale = Math.max(...values, (0.6 * 4) / map.length); // smoothing lowers the peaks
   values.forEach((value, i) => {
-    const [red, green, blue, alpha] = colourAt(Math.min(1, value / scale));
+    const [red, green, blue, alpha] = colorAt(Math.min(1, value / scale));
     pixels.data.set([red, green, blue, 255 * Math.min(1, alpha * strength)], 4 * i);
   });
   smoothCanvas.getContext("2d").putImageData(pixels, 0, 0);
@@ -74,7 +74,7 @@ export function drawRegionMap(canvas, map, { strength }) {
   context.textBaseline = "middle";
   map.forEach((weight, region) => {
     const [x, y] = [(region % side) * width, Math.floor(region / side) * height];
-    const [red, green, blue, alpha] = colourAt(weight / maxWeight(map));
+    const [red, green, blue, alpha] = colorAt(weight / maxWeight(map));
     context.fillStyle = `rgba(${red}, ${green}, ${blue}, ${Math.min(1, alpha * strength)})`;
     context.fillRect(x, y, width, height);
     context.strokeStyle = "rgba(255, 255, 255, 0.35)";

@@ -35,7 +35,7 @@ THEME = gr.themes.Base(
     font=["system-ui", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
-    # Gradio's default greys, links and button have too little contrast.
+    # Gradio's default grays, links and button have too little contrast.
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
     block_info_text_color="*neutral_600",

@@ -5,7 +5,7 @@ import { createElement } from "./dom.js";
 import { formatPercent } from "./i18n.js";
 
 const FONT = "system-ui, sans-serif";
-const [INK, GREY, HIGHLIGHT] = ["#1a1a1a", "#666666", "#ffd84d"];
+const [INK, GRAY, HIGHLIGHT] = ["#1a1a1a", "#666666", "#ffd84d"];
 
 // The photo, or the photo with a map, scaled to a canvas of its own; opaque, because WebP stores transparency separately.
 function drawTile(photo, width, height, map, paint) {
@@ -50,7 +50,7 @@ export function drawPicture(photo, words, paint, note) {
   context.fillStyle = INK;
   context.font = `700 22px ${FONT}`;
   lines.forEach((line, i) => context.fillText(line.map(({ word }) => word).join(" "), gap, gap + i * lineHeight + 22));
-  context.fillStyle = GREY;
+  context.fillStyle = GRAY;
   context.font = `13px ${FONT}`;
   context.fillText(note, gap, top - label + 13);
   context.fillStyle = INK;

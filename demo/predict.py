@@ -14,7 +14,7 @@ MAX_DISPLAY_SIDE = 1280  # pixels, longer side of the photo as the page displays
 MIN_DISPLAY_SIDE = 480  # a map is unreadable on anything smaller
 MAX_TEXT_LENGTH = 600  # characters of the text that a caption starts with
 MASK_SIDE = 48  # cells per side of the grid in which a visitor covers parts of the photo
-MASK_COLOUR = (128, 128, 128)  # close to zero after normalization
+MASK_COLOR = (128, 128, 128)  # close to zero after normalization
 
 
 def caption_upload(explain, path, page_language, **generation_kwargs):
@@ -33,13 +33,13 @@ def caption_upload(explain, path, page_language, **generation_kwargs):
 
 
 def apply_mask(photo, mask):
-    """Paint the masked cells of the photo grey, with the soft edges that the page displays.
+    """Paint the masked cells of the photo gray, with the soft edges that the page displays.
 
     `mask` is a string of MASK_SIDE * MASK_SIDE digits in row-major order; "1" marks a covered cell.
     """
     cells = (np.frombuffer(mask.encode(), np.uint8) == ord("1")).reshape(MASK_SIDE, MASK_SIDE)
     image = Image.fromarray(cells.astype(np.uint8) * 255).resize(photo.size, Image.Resampling.BILINEAR)
-    return Image.composite(Image.new("RGB", photo.size, MASK_COLOUR), photo, image)
+    return Image.composite(Image.new("RGB", photo.size, MASK_COLOR), photo, image)
 
 
 def photo_to_data_url(photo):

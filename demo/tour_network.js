@@ -62,7 +62,7 @@ function createPixels({ photo, channels, patch }) {
       const figure = createElement("figure", "");
       const channel = createElement("img", "");
       Object.assign(channel, { src: source, alt: "" });
-      figure.append(channel, createElement("figcaption", "", texts.how_colours[i]));
+      figure.append(channel, createElement("figcaption", "", texts.how_colors[i]));
       return figure;
     }),
   );

@@ -95,12 +95,12 @@ def stages(outputs):
         regions = F.adaptive_avg_pool2d(features.float(), list(last)[-1])  # (channels, rows, columns)
         variances = regions.var(dim=(1, 2), correction=0)
         chosen = variances.topk(min(NUM_CHANNELS, len(features))).indices.tolist()
-        channels = [{"index": index, "image": png_data_url(channel_to_grey(features[index]))} for index in chosen]
+        channels = [{"index": index, "image": png_data_url(channel_to_gray(features[index]))} for index in chosen]
         result.append({"shape": [*features.shape[1:], features.shape[0]], "channels": channels})
     return result
 
 
-def channel_to_grey(channel):
+def channel_to_gray(channel):
     """Convert a channel (rows, columns) to uint8, from black to white, at most as large as it is displayed."""
     values = channel.float() - channel.min()
     values = (255 * values / values.max().clamp(min=1e-6)).cpu().numpy().astype(np.uint8)
@@ -167,7 +167,7 @@ def round_values(tensor, digits=3):
 
 
 def png_data_url(pixels):
-    """Encode grey pixels (rows, columns), uint8, as a data URL."""
+    """Encode gray pixels (rows, columns), uint8, as a data URL."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -23,7 +23,7 @@ def shipped_card(name):
     return card
 
 
-def trained_card(model, source, name, licence):
+def trained_card(model, source, name, license):
     """The model card of a trained captioner.
 
     Args:
@@ -31,7 +31,7 @@ def trained_card(model, source, name, licence):
         source: its folder; the card includes the training results in it (history.jsonl, settings.yaml, curves.png,
             calibration.json, reliability.png).
         name: the name of its repository.
-        licence: a license identifier of the Hub, such as "mit", or None if unknown.
+        license: a license identifier of the Hub, such as "mit", or None if unknown.
     """
     source = Path(source)
     stages, command = _stages(source / "settings.yaml")
@@ -45,7 +45,7 @@ def trained_card(model, source, name, licence):
     title = name.split("/")[-1]
     card_data = ModelCardData(
         model_name=title if results else None,
-        license=licence or "unknown",
+        license=license or "unknown",
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["image-captioning", "image-to-text", "attention"],

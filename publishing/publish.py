@@ -23,13 +23,13 @@ ABOUT_FILES = ["README.md", "LICENSE", "docs/page.png"]
 SPACE_FILES = [*ABOUT_FILES, "requirements.txt", "app.py", "captioning", "demo", "modeling_captioner"]
 
 
-def publish(source, name, private=False, licence=None):
+def publish(source, name, private=False, license=None):
     """Upload the captioner `source` (a folder or a name on the Hub) to a model repository, in one commit.
 
     Args:
         name: "NAME" or "OWNER/NAME"; the repository is created if it does not exist.
         private: whether the repository must be private.
-        licence: a license identifier of the Hub, for the model card.
+        license: a license identifier of the Hub, for the model card.
 
     Returns the URL of the commit. Raises `HubError`, and `ValueError` if `source` is not a valid captioner.
     """
@@ -42,7 +42,7 @@ def publish(source, name, private=False, licence=None):
             card = shipped_card(name)
             copies["settings.yaml"] = ROOT / "train" / "recipes" / "shipped.yaml"
         else:
-            card = trained_card(model, source, name, licence)
+            card = trained_card(model, source, name, license)
             copies |= {file: Path(source, file) for file in TRAINING_FILES if Path(source, file).exists()}
         add_examples(card, model, processor, name)
         card.save(Path(folder, "README.md"))

@@ -41,7 +41,7 @@ LIMITS = {
     "max_broken_fraction": (0, 1),
     "warmup_ratio": (0, 1),
 }
-BELOW_1 = ["validation_fraction", "labelled_share", "dropout", "word_dropout", "label_smoothing", "ema_decay"]
+BELOW_1 = ["validation_fraction", "labeled_share", "dropout", "word_dropout", "label_smoothing", "ema_decay"]
 OFF = ("no", "off", "false")
 
 

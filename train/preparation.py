@@ -18,7 +18,7 @@ from .data import (
     captioned_datasets,
     captions_of,
     label_texts,
-    labelled_dataset,
+    labeled_dataset,
     make_tokenizer,
     read_captions,
     sources,
@@ -161,9 +161,9 @@ def vocabulary_texts(settings, languages):
         yield text
     if settings.captions_file:
         yield from (text for _, text in read_captions(settings.captions_file, languages) if text not in seen)
-    if settings.labelled_photos:
-        labels = sorted(set(labelled_dataset(settings.labelled_photos)["label"]))
-        language = settings.labelled_language or (languages or ["en"])[0]
+    if settings.labeled_photos:
+        labels = sorted(set(labeled_dataset(settings.labeled_photos)["label"]))
+        language = settings.labeled_language or (languages or ["en"])[0]
         yield from label_texts(labels, language) * settings.min_word_count
 
 

@@ -66,25 +66,25 @@ class DataOptions:
         "Language of each data set's captions, e.g. en vi, for a captioner with several languages. Not needed where the"
         " data say it: dictionaries by language, columns such as captions_vi, a column named language.",
     )
-    image_column: str | None = option(None, "Column with the photos. Default: recognised by name.")
-    caption_column: str | None = option(None, "Column with the captions. Default: recognised by name.")
+    image_column: str | None = option(None, "Column with the photos. Default: recognized by name.")
+    caption_column: str | None = option(None, "Column with the captions. Default: recognized by name.")
     caption_language: str | None = option(
         None, "Language to read if captions are dictionaries by language, e.g. vi, for a captioner of one language."
     )
     captions_file: list[str] = option(
         [],
-        "Text file with one caption per line, for the stage language, the vocabulary and labelled photos; for a"
+        "Text file with one caption per line, for the stage language, the vocabulary and labeled photos; for a"
         " captioner with several languages, one file per language, in the order of --languages.",
     )
-    labelled_photos: list[str] = option(
+    labeled_photos: list[str] = option(
         [],
         "Folders of photos with a class label and no caption (imagefolders, or parquet with the columns image and"
         " label), from which the stage captions learns names. A tenth of them is held out for validation.",
     )
-    labelled_language: str | None = option(
-        None, "Language of the names of the labelled photos. Default: the captioner's first."
+    labeled_language: str | None = option(
+        None, "Language of the names of the labeled photos. Default: the captioner's first."
     )
-    labelled_share: float = option(0.25, "Fraction of the photos of an epoch that are labelled photos.")
+    labeled_share: float = option(0.25, "Fraction of the photos of an epoch that are labeled photos.")
     photo_dirs: list[str] = option([], "Folders of photos without captions (parquet or image files), for distil.")
     validation_fraction: float = option(
         0.2,

@@ -95,7 +95,7 @@ async function describePixels({ data, width, height }, size) {
   return {
     size,
     photo: await pictureUrl(new Uint8ClampedArray(resized), size, size),
-    channels: await Promise.all([0, 1, 2].map((index) => greyUrl(channel(index), CHANNEL_SIDE, CHANNEL_SIDE))),
+    channels: await Promise.all([0, 1, 2].map((index) => grayUrl(channel(index), CHANNEL_SIDE, CHANNEL_SIDE))),
     patch: range.map((row) => range.map((column) => [...resized.slice(4 * (row * size + column), 4 * (row * size + column) + 3)])),
   };
 }
@@ -137,14 +137,14 @@ function variance(values) {
 // A feature map from black to white.
 function mapUrl(map, height, width) {
   const [low, high] = [map.reduce((a, b) => Math.min(a, b)), map.reduce((a, b) => Math.max(a, b))];
-  const grey = Uint8Array.from(map, (value) => (255 * (value - low)) / Math.max(high - low, 1e-6));
+  const gray = Uint8Array.from(map, (value) => (255 * (value - low)) / Math.max(high - low, 1e-6));
   const [newWidth, newHeight] = [width, height].map((side) => Math.min(side, MAP_SIDE));
-  return greyUrl(resize(grey, width, height, 1, newWidth, newHeight), newWidth, newHeight);
+  return grayUrl(resize(gray, width, height, 1, newWidth, newHeight), newWidth, newHeight);
 }
 
-function greyUrl(grey, width, height) {
+function grayUrl(gray, width, height) {
   const pixels = new Uint8ClampedArray(4 * width * height).fill(255);
-  grey.forEach((value, i) => pixels.fill(value, 4 * i, 4 * i + 3));
+  gray.forEach((value, i) => pixels.fill(value, 4 * i, 4 * i + 3));
   return pictureUrl(pixels, width, height);
 }
 

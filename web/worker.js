@@ -10,7 +10,7 @@ import { resize } from "./resize.js";
 import { Tracer } from "./trace.js";
 
 const MAX_PIXELS = 8_000_000; // larger photos are drawn smaller, so that phones have enough memory
-const MASK_COLOUR = 128; // of each channel; close to zero after normalization
+const MASK_COLOR = 128; // of each channel; close to zero after normalization
 
 let tracing; // a promise of a Tracer, once the lecture was opened
 const photos = new Map(); // key -> { pixels, encoded, size } of the photos that the page shows
@@ -80,7 +80,7 @@ const actions = {
   async tryGpu() {
     const captioner = await loading;
     const side = captioner.images.size.height;
-    const pixels = { data: new Uint8Array(4 * side * side).fill(MASK_COLOUR), width: side, height: side };
+    const pixels = { data: new Uint8Array(4 * side * side).fill(MASK_COLOR), width: side, height: side };
     await useGpuIfFaster(captioner, pixels);
   },
 };
@@ -105,13 +105,13 @@ function readPixels(bitmap) {
   return context.getImageData(0, 0, width, height);
 }
 
-// Paint the covered cells grey, with the soft edges that the page displays.
+// Paint the covered cells gray, with the soft edges that the page displays.
 function applyMask({ data, width, height }, mask) {
   const side = Math.sqrt(mask.length);
   const opacity = resize(Uint8Array.from(mask, (cell) => 255 * cell), side, side, 1, width, height);
   const masked = data.map((value, i) => {
     const alpha = opacity[i >> 2];
-    return Math.round((MASK_COLOUR * alpha + value * (255 - alpha)) / 255);
+    return Math.round((MASK_COLOR * alpha + value * (255 - alpha)) / 255);
   });
   return { data: masked, width, height };
 }

@@ -203,7 +203,7 @@ def test_help_answers_at_once():
         (["a.png", "--num_beams", "0"], "--num_beams: '0'"),
         (["a.png", "--batch_size", "x"], "--batch_size: 'x'"),
         (["a.png", "--dtype", "int8"], "'int8'"),
-        (["a.png", "--colour"], "--colour"),
+        (["a.png", "--color"], "--color"),
     ],
 )
 def test_wrong_usage(arguments, named):

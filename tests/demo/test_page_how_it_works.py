@@ -213,7 +213,7 @@ def test_shown_channels_differ_most_between_places():
     assert {channel["index"] for channel in stage["channels"][:2]} == {2, 3}
 
 
-@pytest.mark.parametrize("caption", ["", "a", "a red circle on a grey ground"])
+@pytest.mark.parametrize("caption", ["", "a", "a red circle on a gray ground"])
 def test_any_caption_is_traced(tiny_captioner, drawn_photos, caption):
     """Also an empty one, as of a captioner without a minimum length."""
     model, processor = tiny_captioner()

@@ -18,7 +18,7 @@ def pale(captioner):
     """A photo of little contrast, on which the greenest spot is the map's, as a file, and its explanation."""
     photo = open_photo(EXAMPLES / "coffee.jpg")
     file = io.BytesIO()
-    Image.blend(Image.new("RGB", photo.size, "grey"), photo, 0.08).save(file, "PNG")
+    Image.blend(Image.new("RGB", photo.size, "gray"), photo, 0.08).save(file, "PNG")
     explanation = explain(captioner.model, captioner.processor, open_photo(file))
     return ("pale.png", file.getvalue()), explanation
 

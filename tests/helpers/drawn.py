@@ -2,21 +2,21 @@
 
 from PIL import Image, ImageDraw
 
-COLOURS = ("red", "green", "blue", "yellow")
+COLORS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square")
 
 
-def drawn_photo(colour, shape, size=64):
-    """A coloured shape on grey, with the caption that a person would give it."""
-    photo = Image.new("RGB", (size, size), "lightgrey")
+def drawn_photo(color, shape, size=64):
+    """A colored shape on gray, with the caption that a person would give it."""
+    photo = Image.new("RGB", (size, size), "lightgray")
     draw = ImageDraw.Draw(photo)
     # A network with random weights must be able to tell them apart: a small circle and a large square.
     if shape == "circle":
-        draw.ellipse([size // 3, size // 3, 2 * size // 3, 2 * size // 3], fill=colour)
+        draw.ellipse([size // 3, size // 3, 2 * size // 3, 2 * size // 3], fill=color)
     else:
-        draw.rectangle([size // 8, size // 8, 7 * size // 8, 7 * size // 8], fill=colour)
-    return photo, f"a {colour} {shape} on a grey ground"
+        draw.rectangle([size // 8, size // 8, 7 * size // 8, 7 * size // 8], fill=color)
+    return photo, f"a {color} {shape} on a gray ground"
 
 
 def all_drawn_photos():
-    return [drawn_photo(colour, shape) for colour in COLOURS for shape in SHAPES]
+    return [drawn_photo(color, shape) for color in COLORS for shape in SHAPES]

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from captioning.loading import load_captioner
 from tests.helpers.captioners import learn_by_heart
-from tests.helpers.drawn import COLOURS, SHAPES, drawn_photo
+from tests.helpers.drawn import COLORS, SHAPES, drawn_photo
 from tests.helpers.paths import ROOT
 from train import checkpoints
 from train.cli import main as train
@@ -58,7 +58,7 @@ def draw_photos(count, folder):
     folder.mkdir(parents=True)
     captions = {}
     for number in range(count):
-        photo, caption = drawn_photo(COLOURS[number % 4], SHAPES[number // 4 % 2])
+        photo, caption = drawn_photo(COLORS[number % 4], SHAPES[number // 4 % 2])
         photo.save(folder / f"{number}.png")
         captions[str(folder / f"{number}.png")] = caption
     return captions

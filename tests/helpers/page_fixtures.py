@@ -24,7 +24,7 @@ from modeling_captioner import (
 )
 from publishing.static_site import fetch_runtime
 from tests.helpers.captioners import TINY_ENCODER
-from tests.helpers.drawn import COLOURS, SHAPES, drawn_photo
+from tests.helpers.drawn import COLORS, SHAPES, drawn_photo
 from tests.helpers.paths import ROOT, SHIPPED
 from tests.helpers.programs import start_python
 from train.data import make_tokenizer
@@ -63,7 +63,7 @@ def save_captioner(folder, **options):
     `options` are `CaptionerConfig`'s.
     """
     torch.manual_seed(3)
-    captions = [drawn_photo(colour, shape)[1] for colour in COLOURS for shape in SHAPES]
+    captions = [drawn_photo(color, shape)[1] for color in COLORS for shape in SHAPES]
     languages = options.get("languages") or []
     captions += ["một con mèo đang ngồi trên giường"] * bool(languages)
     captions += ["a man is riding a horse along the beach with two dogs"]
@@ -225,9 +225,9 @@ def map_pixels(page):
 
 def brightest_region(pixels):
     """(row, column) of the region with the most red and green, which increase with attention: red mostly in the lower
-    part of the colour scale, green in the upper one.
+    part of the color scale, green in the upper one.
 
-    Sampled near the regions' corners, because their centres may contain numbers.
+    Sampled near the regions' corners, because their centers may contain numbers.
     """
     height, width = pixels.shape[:2]
     rows, columns = (

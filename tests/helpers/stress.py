@@ -23,7 +23,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import psutil
 
 from tests.helpers.captioners import learn_by_heart
-from tests.helpers.drawn import COLOURS, SHAPES, drawn_photo
+from tests.helpers.drawn import COLORS, SHAPES, drawn_photo
 from tests.helpers.page_client import PageClient
 from tests.helpers.page_fixtures import running_app
 
@@ -35,8 +35,8 @@ MAX_KILOBYTES = 35
 
 def make_photo(number):
     """A unique photo, and its caption."""
-    colour, shape = COLOURS[number % 4], SHAPES[number // 4 % 2]
-    photo, caption = drawn_photo(colour, shape, size=200)
+    color, shape = COLORS[number % 4], SHAPES[number // 4 % 2]
+    photo, caption = drawn_photo(color, shape, size=200)
     photo.putpixel((0, 0), (number % 256, number // 256, 0))
     file = io.BytesIO()
     photo.save(file, "PNG")

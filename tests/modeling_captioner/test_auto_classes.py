@@ -28,7 +28,7 @@ def fresh(tmp_path):
 
 @pytest.fixture(params=["tiny", "shipped"])
 def repository(request, tmp_path):
-    """The folder of a published captioner: a tiny one that has memorised the drawn photos, and the shipped one."""
+    """The folder of a published captioner: a tiny one that has memorized the drawn photos, and the shipped one."""
     if request.param == "tiny":
         write_repository(request.getfixturevalue("learnt_captioner"), tmp_path / "repository")
         return tmp_path / "repository"

@@ -21,9 +21,9 @@ from tests.helpers.paths import ROOT
 from tests.helpers.photo_server import EndlessServer
 from train.data.download import fetch, make_client
 
-RED, GREEN, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3, (128,) * 3
+RED, GREEN, BLUE, WHITE, BLACK, GRAY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3, (128,) * 3
 SQUARE = 16  # pixels, the size of a JPEG block with chroma subsampling
-UPRIGHT = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, GREY]], dtype=np.uint8)
+UPRIGHT = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, GRAY]], dtype=np.uint8)
 # How a rotated camera stores the image (EXIF 2.3, section 4.6.4 A, tag 274).
 STORED = {
     1: UPRIGHT,
@@ -37,19 +37,19 @@ STORED = {
 }
 
 
-def squares(colours):
-    """An image of squares, each of a single colour."""
-    return Image.fromarray(np.kron(colours, np.ones((SQUARE, SQUARE, 1), dtype=np.uint8)))
+def squares(colors):
+    """An image of squares, each of a single color."""
+    return Image.fromarray(np.kron(colors, np.ones((SQUARE, SQUARE, 1), dtype=np.uint8)))
 
 
-def colours(photo):
-    """The colours at the centres of the squares."""
+def colors(photo):
+    """The colors at the centers of the squares."""
     return np.asarray(photo)[SQUARE // 2 :: SQUARE, SQUARE // 2 :: SQUARE].astype(int)
 
 
 def assert_upright(photo, tolerance=0):
     assert photo.mode == "RGB"
-    np.testing.assert_allclose(colours(photo), UPRIGHT, atol=tolerance)
+    np.testing.assert_allclose(colors(photo), UPRIGHT, atol=tolerance)
 
 
 def saved(picture, kind, **options):
@@ -109,7 +109,7 @@ def test_the_first_picture_of_several(kind):
     assert_upright(open_photo(content), tolerance=1)
 
 
-def greys(values):
+def grays(values):
     return np.repeat(np.array(values)[..., None], 3, axis=-1)
 
 
@@ -118,29 +118,29 @@ def test_palette():
 
 
 def test_what_is_transparent_is_white():
-    """As in a browser, whether transparency is a channel, in the palette, or a colour."""
+    """As in a browser, whether transparency is a channel, in the palette, or a color."""
     channel = squares(UPRIGHT).convert("RGBA")
     channel.putalpha(Image.fromarray(np.full((32, 48), 255, dtype=np.uint8)))
     channel.paste((255, 0, 0, 0), (0, 0, 16, 16))
     channel.paste((0, 0, 255, 128), (32, 0, 48, 16))
-    seen = colours(open_photo(saved(channel, "PNG")))
+    seen = colors(open_photo(saved(channel, "PNG")))
     assert seen[0].tolist() == [[255, 255, 255], [0, 255, 0], [127, 127, 255]]
     palette = squares(UPRIGHT).quantize(8)
-    seen = colours(open_photo(saved(palette, "PNG", transparency=palette.getpixel((0, 0)))))
+    seen = colors(open_photo(saved(palette, "PNG", transparency=palette.getpixel((0, 0)))))
     np.testing.assert_allclose(seen[0], [WHITE, GREEN, BLUE], atol=1)
-    seen = colours(open_photo(saved(squares(UPRIGHT), "PNG", transparency=RED)))
+    seen = colors(open_photo(saved(squares(UPRIGHT), "PNG", transparency=RED)))
     assert seen[0].tolist() == [list(WHITE), list(GREEN), list(BLUE)]
-    grey = Image.merge("LA", [Image.new("L", (16, 16), 0), Image.new("L", (16, 16), 0)])
-    assert colours(open_photo(saved(grey, "PNG"))).tolist() == [[[255, 255, 255]]]
+    gray = Image.merge("LA", [Image.new("L", (16, 16), 0), Image.new("L", (16, 16), 0)])
+    assert colors(open_photo(saved(gray, "PNG"))).tolist() == [[[255, 255, 255]]]
 
 
-def test_grey_and_black_and_white():
+def test_gray_and_black_and_white():
     values = np.array([[0, 100, 255]], dtype=np.uint8)
-    grey = Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.uint8)))
-    np.testing.assert_array_equal(colours(open_photo(saved(grey, "PNG"))), greys(values))
-    two = grey.point(lambda value: 255 * (value > 50)).convert("1")
+    gray = Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.uint8)))
+    np.testing.assert_array_equal(colors(open_photo(saved(gray, "PNG"))), grays(values))
+    two = gray.point(lambda value: 255 * (value > 50)).convert("1")
     for kind in ("PNG", "TIFF", "BMP"):
-        np.testing.assert_array_equal(colours(open_photo(saved(two, kind))), greys([[0, 255, 255]]))
+        np.testing.assert_array_equal(colors(open_photo(saved(two, kind))), grays([[0, 255, 255]]))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
@@ -148,14 +148,14 @@ def test_16_bits_keep_their_brightness(kind):
     """Pillow's own conversion would make everything above 255 of 65535 white."""
     values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
     deep = Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.uint16)))
-    seen = colours(open_photo(saved(deep, kind)))
-    np.testing.assert_allclose(seen, greys([[0, 1, 128, 255]]), atol=1)
+    seen = colors(open_photo(saved(deep, kind)))
+    np.testing.assert_allclose(seen, grays([[0, 1, 128, 255]]), atol=1)
 
 
 def test_floating_point():
     values = np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32)
     deep = Image.fromarray(np.kron(values, np.ones((SQUARE, SQUARE), dtype=np.float32)))
-    np.testing.assert_allclose(colours(open_photo(saved(deep, "TIFF"))), greys([[0, 127, 255, 0]]), atol=1)
+    np.testing.assert_allclose(colors(open_photo(saved(deep, "TIFF"))), grays([[0, 127, 255, 0]]), atol=1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])

@@ -85,7 +85,7 @@ def command(hub, tmp_path_factory):
 
 @pytest.fixture
 def push(command, learnt_captioner):
-    """Publish the captioner that has memorised the drawn photos."""
+    """Publish the captioner that has memorized the drawn photos."""
     return lambda name, *options: command("--push_only", "--model", learnt_captioner, "--hub_model_id", name, *options)
 
 

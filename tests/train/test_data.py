@@ -67,7 +67,7 @@ def loaded(folder, **options):
         ({"captions": [TEXTS[0], " ", ""]}, TEXTS[:1]),
     ],
 )
-def test_columns_are_recognised(tmp_path, photo_bytes, cells, expected):
+def test_columns_are_recognized(tmp_path, photo_bytes, cells, expected):
     folder = parquet(tmp_path / "set", {"image": {"bytes": photo_bytes, "path": "1.jpg"}} | cells)
     splits = loaded(folder)
     assert {name: len(split) for name, split in splits.items()} == {"train": 8, "validation": 2}
@@ -80,10 +80,10 @@ def test_columns_are_recognised(tmp_path, photo_bytes, cells, expected):
 def test_unknown_columns_are_listed_and_can_be_chosen(tmp_path, photo_bytes):
     folder = parquet(tmp_path / "set", {"picture": {"bytes": photo_bytes, "path": None}, "words": "a dog"})
     with pytest.raises(
-        ValueError, match=r"with photos was recognised among picture, words; .*--image_column \(known names: image,"
+        ValueError, match=r"with photos was recognized among picture, words; .*--image_column \(known names: image,"
     ):
         loaded(folder)
-    with pytest.raises(ValueError, match=r"with captions was recognised .*--caption_column \(known names: captions,"):
+    with pytest.raises(ValueError, match=r"with captions was recognized .*--caption_column \(known names: captions,"):
         loaded(folder, image_column="picture")
     with pytest.raises(ValueError, match="no column 'pictures' among picture, words; choose one with --image_column"):
         loaded(folder, image_column="pictures")

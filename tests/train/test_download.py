@@ -108,7 +108,7 @@ COLUMNS = {
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
-def test_columns_of_urls_are_recognised_by_their_cells(server, tmp_path, columns, streaming):
+def test_columns_of_urls_are_recognized_by_their_cells(server, tmp_path, columns, streaming):
     rows = []
     for number, url in enumerate(photo_urls(server)[:4]):
         cells = {

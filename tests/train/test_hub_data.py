@@ -51,7 +51,7 @@ ALL = {"train": KARPATHY["train"], "validation": KARPATHY["val"], "test": KARPAT
 
 
 def picture(number):
-    """A JPEG whose colour encodes its number, with enough distance between numbers to survive compression."""
+    """A JPEG whose color encodes its number, with enough distance between numbers to survive compression."""
     file = io.BytesIO()
     PillowImage.new("RGB", (48, 32), (number * 8 + 4, 100, 100)).save(file, "JPEG", quality=95)
     return file.getvalue()
@@ -275,7 +275,7 @@ def test_photos_are_held_out_if_there_is_no_training_split(ask, schema, streamin
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_all_captions_of_a_photo_are_in_one_split(ask, streaming):
-    """Rows of the same photo are recognised by `cocoid`, because their bytes differ."""
+    """Rows of the same photo are recognized by `cocoid`, because their bytes differ."""
     splits = ask(dataset_name=["coco/row_per_caption_without_splits"], streaming=streaming)
     assert {number for number, _ in splits["train"] + splits["validation"]} == set(range(12))
     assert not {number for number, _ in splits["train"]} & {number for number, _ in splits["validation"]}
@@ -285,7 +285,7 @@ def test_an_unknown_schema_lists_its_columns(ask):
     for streaming in (False, True):
         error = ask(dataset_name=["coco/unknown"], streaming=streaming)
         assert error.startswith("ValueError: ")
-        assert "No column with photos was recognised among picture, title; choose one with --image_column" in error
+        assert "No column with photos was recognized among picture, title; choose one with --image_column" in error
 
 
 # The recipes

@@ -1,14 +1,14 @@
-"""Labelled photos without captions: names of labels, sentences that mention them, and training on both."""
+"""Labeled photos without captions: names of labels, sentences that mention them, and training on both."""
 
 from collections import Counter
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 
-from tests.helpers.drawn import COLOURS, SHAPES, drawn_photo
+from tests.helpers.drawn import COLORS, SHAPES, drawn_photo
 from tests.helpers.training import arguments, history
 from train.cli import main, resolve, run
-from train.data import CaptionedPhotos, LabelledPhotos, LabelSentences, held_out_split, labelled_dataset
+from train.data import CaptionedPhotos, LabeledPhotos, LabelSentences, held_out_split, labeled_dataset
 from train.data.labels import (
     MAX_SENTENCES,
     MIN_SENTENCES,
@@ -105,7 +105,7 @@ def test_articles_follow_the_sound(label, name):
 
 
 def test_sentences_about_a_label_or_frames_around_its_name():
-    about = [f"A {colour} piano in a room ." for colour in ("black", "white", "brown", "old", "large")]
+    about = [f"A {color} piano in a room ." for color in ("black", "white", "brown", "old", "large")]
     corpus = [*about, "A man and a woman sit in a room with a piano .", "A pianist plays ."]
     sentences = LabelSentences(corpus)
     assert sorted(sentences("caltech101/grand_piano")) == sorted(about)
@@ -130,32 +130,32 @@ def test_words_of_labels_and_frames_are_in_the_texts_of_the_vocabulary():
 
 
 @pytest.fixture
-def labelled_set(tmp_path):
+def labeled_set(tmp_path):
     """Drawn photos of two classes, with three times as many circles as squares, as parquet with a `ClassLabel`."""
-    rows = [(drawn_photo(colour, shape)[0], shape) for shape in SHAPES for colour in COLOURS]
+    rows = [(drawn_photo(color, shape)[0], shape) for shape in SHAPES for color in COLORS]
     rows += [row for row in rows if row[1] == "circle"] * 2
     columns = {"image": [photo for photo, _ in rows], "label": [SHAPES.index(shape) for _, shape in rows]}
-    folder = tmp_path / "labelled"
+    folder = tmp_path / "labeled"
     folder.mkdir()
     features = Features({"image": Image(), "label": ClassLabel(names=SHAPES)})
     Dataset.from_dict(columns, features).to_parquet(folder / "train.parquet")
     return folder
 
 
-def test_a_tenth_of_each_label_is_held_out(labelled_set):
-    photos = labelled_dataset([str(labelled_set)])
+def test_a_tenth_of_each_label_is_held_out(labeled_set):
+    photos = labeled_dataset([str(labeled_set)])
     parts = held_out_split(photos, seed=0)
     assert Counter(photos["label"]) == {"circle": 12, "square": 4}
     assert Counter(parts["validation"]["label"]) == {"circle": 1, "square": 1}
     assert len(parts["train"]) == 14
 
 
-def test_names_are_sampled_equally_and_reproducibly(labelled_set):
-    photos = labelled_dataset([str(labelled_set)])
+def test_names_are_sampled_equally_and_reproducibly(labeled_set):
+    photos = labeled_dataset([str(labeled_set)])
     captions = [[f"a {label}", f"one {label}"] for label in photos["label"]]
     captioned = CaptionedPhotos(photos.select(range(16)), captions=[["x"]] * 16)
-    labelled = CaptionedPhotos(photos, captions=captions, first=16)
-    mixed = LabelledPhotos(captioned, labelled, share=0.8, count=3, seed=0)
+    labeled = CaptionedPhotos(photos, captions=captions, first=16)
+    mixed = LabeledPhotos(captioned, labeled, share=0.8, count=3, seed=0)
     assert len(mixed) == 16 + 64
     first = [mixed[row]["captions"] for row in range(16, 80)]
     assert 22 < sum("circle" in texts[0] for texts in first) < 42  # about half, although 3 of 4 photos are circles
@@ -166,11 +166,11 @@ def test_names_are_sampled_equally_and_reproducibly(labelled_set):
     assert [mixed[row]["captions"] for row in range(16, 80)] == first
 
 
-def test_names_are_learnt_from_labelled_photos(drawn_set, labelled_set, tmp_path):
-    """The validation captions mention the labels of held-out labelled photos."""
+def test_names_are_learnt_from_labeled_photos(drawn_set, labeled_set, tmp_path):
+    """The validation captions mention the labels of held-out labeled photos."""
     text = tmp_path / "text.txt"
-    text.write_text("".join(f"a {shape} of {colour} paper\n" for shape in ("circle", "square") for colour in COLOURS))
-    options = {"captions_file": text, "labelled_photos": [labelled_set], "labelled_share": 0.8, "learning_rate": 0.01}
+    text.write_text("".join(f"a {shape} of {color} paper\n" for shape in ("circle", "square") for color in COLORS))
+    options = {"captions_file": text, "labeled_photos": [labeled_set], "labeled_share": 0.8, "learning_rate": 0.01}
     options |= {"encoder_trainable_from": "all", "encoder_learning_rate": 1e-3, "num_train_epochs": 25, "seed": 1}
     options |= {"dropout": 0, "word_dropout": 0, "eval_steps": 250}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", **options)))
@@ -180,13 +180,13 @@ def test_names_are_learnt_from_labelled_photos(drawn_set, labelled_set, tmp_path
 
 def test_photos_without_a_label_are_left_out(tmp_path):
     """-1 and null in a column of classes, and classes that name nothing."""
-    photo = drawn_photo(COLOURS[0], SHAPES[0])[0]
+    photo = drawn_photo(COLORS[0], SHAPES[0])[0]
     features = Features({"image": Image(), "label": ClassLabel(names=["nan", "tench, Tinca tinca", "???"])})
     Dataset.from_dict({"image": [photo] * 5, "label": [0, 1, -1, None, 2]}, features).to_parquet(tmp_path / "0.parquet")
-    assert labelled_dataset([str(tmp_path)])["label"] == ["tench, Tinca tinca"]
+    assert labeled_dataset([str(tmp_path)])["label"] == ["tench, Tinca tinca"]
 
 
-def test_labelled_photos_without_labels_are_an_error(drawn_set, tmp_path, capsys):
+def test_labeled_photos_without_labels_are_an_error(drawn_set, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", labelled_photos=[drawn_set]))
+        main(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", labeled_photos=[drawn_set]))
     assert "has no column 'label'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a run learns from: streams, corrections, cached features, few photos; and generalisation to new drawings."""
+"""What a run learns from: streams, corrections, cached features, few photos; and generalization to new drawings."""
 
 import io
 import itertools
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from demo.corrections import save_correction
 from modeling_captioner import open_photo
-from tests.helpers.drawn import COLOURS, SHAPES
+from tests.helpers.drawn import COLORS, SHAPES
 from tests.helpers.paths import ROOT
 from tests.helpers.shards import tar
 from tests.helpers.training import arguments, caption_folder, history, single_stream
@@ -121,7 +121,7 @@ def test_training_on_corrections(learnt_captioner, drawn_photos, tmp_path):
         photo.save(tmp_path / f"{name}.png")
         save_correction(corrections, open_photo(tmp_path / f"{name}.png"), "a square on a red ground")
     options = ["--model", str(learnt_captioner), "--data_dir", str(corrections), "--output_dir", str(tmp_path / "run")]
-    assert caption_folder(learnt_captioner, [photo]) == ["a red circle on a grey ground"]
+    assert caption_folder(learnt_captioner, [photo]) == ["a red circle on a gray ground"]
     run(resolve([*options, "--num_train_epochs", "30", "--eval_steps", "15", "--learning_rate", "0.01"]))
     assert caption_folder(tmp_path / "run", [photo]) == ["a square on a red ground"]
 
@@ -173,18 +173,18 @@ def test_only_shards_with_changed_photos_are_encoded_again(drawn_set, drawn_phot
 
 
 def draw_pair(left, right, size=96):
-    """Two coloured shapes next to each other, and their caption."""
-    photo = Image.new("RGB", (size, size), "lightgrey")
+    """Two colored shapes next to each other, and their caption."""
+    photo = Image.new("RGB", (size, size), "lightgray")
     draw = ImageDraw.Draw(photo)
-    for x, (colour, shape) in ((size // 12, left), (size * 7 // 12, right)):
+    for x, (color, shape) in ((size // 12, left), (size * 7 // 12, right)):
         box = [x, size // 3, x + size // 3, size * 2 // 3]
-        (draw.ellipse if shape == "circle" else draw.rectangle)(box, fill=colour)
+        (draw.ellipse if shape == "circle" else draw.rectangle)(box, fill=color)
     return photo, f"a {' '.join(left)} left of a {' '.join(right)}"
 
 
 def test_unseen_combinations_are_captioned_correctly(tmp_path):
     """Twelve of 56 pairs of shapes are held out: each shape is known, but not these combinations."""
-    pairs = list(itertools.permutations(itertools.product(COLOURS, SHAPES), 2))
+    pairs = list(itertools.permutations(itertools.product(COLORS, SHAPES), 2))
     random.Random(0).shuffle(pairs)
     held_out = [draw_pair(*pair) for pair in pairs[:12]]
     for split, drawn in (("train", [draw_pair(*pair) for pair in pairs[12:]]), ("validation", held_out)):

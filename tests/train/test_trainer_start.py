@@ -76,7 +76,7 @@ def test_a_wrong_command_line_names_the_nearest(capsys, options, named):
         ("sampled_captions", 1, "of at least 2"),
         ("dataloader_num_workers", -1, "of at least 0"),
         ("warmup_ratio", 10, "from 0 to 1."),
-        ("labelled_share", 1, "from 0 to 1 (excluding 1)"),
+        ("labeled_share", 1, "from 0 to 1 (excluding 1)"),
         ("validation_fraction", 1, "from 0 to 1 (excluding 1)"),
         ("ema_decay", 1, "from 0 to 1 (excluding 1)"),
         ("learning_rate", -0.1, "of at least 0"),
@@ -100,7 +100,7 @@ def test_a_number_out_of_range_is_told_first(capsys, tmp_path, option, value, na
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "train" / "recipes").glob("*.yaml")))
 def test_the_numbers_of_recipes_and_zeros_that_mean_something_pass(name):
-    zeros = ["labelled_share", "validation_fraction", "warmup_ratio", "ema_decay", "mixup_alpha", "learning_rate"]
+    zeros = ["labeled_share", "validation_fraction", "warmup_ratio", "ema_decay", "mixup_alpha", "learning_rate"]
     zeros += ["dataloader_num_workers", "seed", "dropout", "data_weights", "min_new_tokens"]
     resolve(["--recipe", name, *(f"--{option}=0" for option in zeros)])
 

@@ -15,9 +15,8 @@ def test_both_pages_have_the_same_sizes_and_color():
     assert constant("web/photos.js", r"MAX_DISPLAY_SIDE = (\d+);") == predict.MAX_DISPLAY_SIDE
     assert constant("web/photos.js", r"MIN_DISPLAY_SIDE = (\d+);") == predict.MIN_DISPLAY_SIDE
     assert constant("web/photo_panel.js", r"MASK_SIDE = (\d+);") == predict.MASK_SIDE
-    (color,) = (getattr(predict, name) for name in ("MASK_COLOR", "MASK_COLOUR") if hasattr(predict, name))
-    assert (constant("web/worker.js", r"MASK_COLOU?R = (\d+);"),) * 3 == color
+    assert (constant("web/worker.js", r"MASK_COLOR = (\d+);"),) * 3 == predict.MASK_COLOR
     (drawn,) = re.findall(
         r"pixels\.data\.set\(\[(\d+), (\d+), (\d+), 255 \* cell\]", (ROOT / "demo/occlusion.js").read_text()
     )
-    assert tuple(map(int, drawn)) == color
+    assert tuple(map(int, drawn)) == predict.MASK_COLOR

@@ -1,6 +1,6 @@
-"""Data sets of captioned, labelled and unlabelled photos, the vocabulary, and cached features."""
+"""Data sets of captioned, labeled and unlabeled photos, the vocabulary, and cached features."""
 
-from .batches import CaptionedPhotos, Collate, LabelledPhotos, WeightedPhotos, collate_captions
+from .batches import CaptionedPhotos, Collate, LabeledPhotos, WeightedPhotos, collate_captions
 from .captions import read_captions
 from .dataset import (
     captioned_dataset,
@@ -9,10 +9,10 @@ from .dataset import (
     names_of,
     photo_of,
     pixel_values,
-    unlabelled_photos,
+    unlabeled_photos,
 )
 from .features import cached_features
-from .labels import LabelSentences, held_out_split, label_names, label_texts, labelled_dataset, mentions
+from .labels import LabelSentences, held_out_split, label_names, label_texts, labeled_dataset, mentions
 from .sampler import EpochSampler
 from .sources import sources
 from .streaming import MixedStream, StreamedPhotos

@@ -1,4 +1,4 @@
-"""Map-style datasets of captioned and labelled photos, and the collate function."""
+"""Map-style datasets of captioned and labeled photos, and the collate function."""
 
 import itertools
 import logging
@@ -97,47 +97,47 @@ class WeightedPhotos(TorchDataset):
         return photos[row]
 
 
-class LabelledPhotos(TorchDataset):
-    """Captioned photos mixed with labelled photos, which are sampled for each epoch.
+class LabeledPhotos(TorchDataset):
+    """Captioned photos mixed with labeled photos, which are sampled for each epoch.
 
     A label's name is sampled with a probability proportional to its number of sentences to the power of 3/4 (as words
     are in "Distributed Representations of Words and Phrases", Mikolov et al. 2013), whatever its number of photos: a
-    name that is common in text more often than a rare species. The captions of a labelled photo are sentences that
+    name that is common in text more often than a rare species. The captions of a labeled photo are sentences that
     mention its label, also sampled for each epoch.
 
     Args:
         captioned: [`CaptionedPhotos`] or [`WeightedPhotos`].
-        labelled: [`CaptionedPhotos`]; their captions are all candidate sentences of the label.
-        share: fraction of the photos of an epoch that are labelled photos.
-        count: number of captions to sample per labelled photo.
+        labeled: [`CaptionedPhotos`]; their captions are all candidate sentences of the label.
+        share: fraction of the photos of an epoch that are labeled photos.
+        count: number of captions to sample per labeled photo.
     """
 
-    def __init__(self, captioned, labelled, share, count, seed):
-        self.captioned, self.labelled, self.count, self.seed = captioned, labelled, count, seed
-        self.num_labelled = round(len(captioned) * share / (1 - share))
+    def __init__(self, captioned, labeled, share, count, seed):
+        self.captioned, self.labeled, self.count, self.seed = captioned, labeled, count, seed
+        self.num_labeled = round(len(captioned) * share / (1 - share))
         self.captions = captioned.captions
         self.rows_by_name, sentence_counts = {}, {}
-        for row, label in enumerate(labelled.labels):
+        for row, label in enumerate(labeled.labels):
             name = label_names(label)[0]
             self.rows_by_name.setdefault(name, []).append(row)
-            sentence_counts[name] = len(labelled.captions[row])
+            sentence_counts[name] = len(labeled.captions[row])
         self.weights = [sentence_counts[name] ** 0.75 for name in self.rows_by_name]
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
         self.captioned.set_epoch(epoch)
-        self.labelled.set_epoch(epoch)
+        self.labeled.set_epoch(epoch)
         rng = random.Random(f"{self.seed} {epoch}")
-        candidates = rng.choices(list(self.rows_by_name.values()), self.weights, k=self.num_labelled)
+        candidates = rng.choices(list(self.rows_by_name.values()), self.weights, k=self.num_labeled)
         self.rows = [rng.choice(rows) for rows in candidates]
 
     def __len__(self):
-        return len(self.captioned) + self.num_labelled
+        return len(self.captioned) + self.num_labeled
 
     def __getitem__(self, index):
         if index < len(self.captioned):
             return self.captioned[index]
-        row = self.labelled[self.rows[index - len(self.captioned)]]
+        row = self.labeled[self.rows[index - len(self.captioned)]]
         rng = random.Random(f"{self.seed} {row['epoch']} {index}")
         captions = rng.choices(row["captions"], k=self.count)
         return row | {"captions": captions, "languages": row["languages"][:1] * self.count}

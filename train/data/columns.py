@@ -34,7 +34,7 @@ def image_column(split, settings):
 def find_image_column(split):
     """Name of the column with the photos, or None.
 
-    Columns of images are recognised by their type. Columns of URLs and paths are recognised by their cells, because
+    Columns of images are recognized by their type. Columns of URLs and paths are recognized by their cells, because
     their names vary; among several of them, known names come first, then URLs with the extension of an image file.
 
     Args:
@@ -142,7 +142,7 @@ def check_column(split, name, known, what, option):
     """Return `name` if it is a column of `split`. Raises `ValueError` otherwise."""
     if name in split.column_names:
         return name
-    problem = f"There is no column {name!r}" if name else f"No column with {what} was recognised"
+    problem = f"There is no column {name!r}" if name else f"No column with {what} was recognized"
     raise ValueError(
         f"{problem} among {', '.join(split.column_names)}; choose one with {option} (known names: {', '.join(known)})."
     )

@@ -276,7 +276,7 @@ def _photo_error(row):
     return ""
 
 
-def unlabelled_photos(settings):
+def unlabeled_photos(settings):
     """Load the photos in `settings.photo_dirs` without their labels: a `Dataset` with the column `image`."""
     sets = [load_photo_folder(folder).select_columns("image") for folder in settings.photo_dirs]
     if not sets:

@@ -1,7 +1,7 @@
 """Photos with a class label and no caption: names for the labels, and sentences that mention them.
 
 Follows "Deep Compositional Captioning" (Hendricks et al. 2016) and "Captioning Images with Diverse Objects"
-(Venugopalan et al. 2017): from labelled photos and unpaired text, a captioner learns to name objects that no captioned
+(Venugopalan et al. 2017): from labeled photos and unpaired text, a captioner learns to name objects that no captioned
 photo shows.
 """
 
@@ -31,8 +31,8 @@ LATIN_ENDING = regex.compile(r"\w(?:us|a|um|is|i|ae|os|[^s]es|ans|ens|or)$")
 ENGLISH_ENDING = regex.compile(r"\w\w(?:an|ese|ish|ic|ern|ch)$")  # of adjectives: "American egret"
 
 
-def labelled_dataset(folders):
-    """Load labelled photos from imagefolders or folders of parquet files. Photos whose label has no name are dropped.
+def labeled_dataset(folders):
+    """Load labeled photos from imagefolders or folders of parquet files. Photos whose label has no name are dropped.
 
     Returns a `Dataset` with the columns `image` (not decoded) and `label` (string). Raises `ValueError` if a folder has
     no column `label`.
@@ -42,7 +42,7 @@ def labelled_dataset(folders):
         photos = load_photo_folder(folder)
         if "label" not in photos.column_names:
             raise ValueError(
-                f"labelled_photos={folder!r} has no column 'label', only {', '.join(photos.column_names)}; rename the"
+                f"labeled_photos={folder!r} has no column 'label', only {', '.join(photos.column_names)}; rename the"
                 " column with the labels."
             )
         feature = photos.features["label"]
@@ -106,7 +106,7 @@ def _synonyms(label):
     text = SENSE.sub("", WNID.sub("", _last_part(label))).replace("_", " ").replace("&", " and ")
     parts = _parts(REMARK.sub(" ", text)) or _parts(text)  # "(cone)" is nothing but a remark
     parts = [part for part in parts if not _is_latin(part)] or parts
-    names = [ARTICLE.sub("", _normalise(part)) for part in parts]
+    names = [ARTICLE.sub("", _normalize(part)) for part in parts]
     return list(dict.fromkeys(LETTER.sub(r"\1-", name) for name in names if name not in TABLE["nameless"]))
 
 
@@ -119,7 +119,7 @@ def _last_part(label):
     return label.rpartition("/")[2]
 
 
-def _normalise(text):
+def _normalize(text):
     """Lower case, single spaces, and punctuation only inside words."""
     words = BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFC", text)).lower().split()
     return " ".join(filter(None, (word.strip("'\u2019") for word in words)))
@@ -226,7 +226,7 @@ def bare_name(label, language="en"):
         return first
     if language != "en":
         return name
-    given = ARTICLE.match(_normalise(REMARK.sub(" ", _last_part(label))))
+    given = ARTICLE.match(_normalize(REMARK.sub(" ", _last_part(label))))
     if given and name == first:
         return given[0] + name
     return name if _has_no_article(name) else f"{article(name)} {name}"

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def load_folder(folder, settings, streaming=False):
     """Load the splits of the data set in a folder.
 
-    Recognises the layouts of
+    Recognizes the layouts of
 
     - COCO: annotations/captions_*.json next to train2017/ and val2017/ (or 2014), or any such JSON file next to images/
     - Flickr8k and Flickr30k: Images/ and captions.txt, or *.token.txt and lists of the photos of each split

@@ -28,7 +28,7 @@ class StreamedPhotos(IterableDataset):
 
     The split "train" is shuffled within a buffer, determined by seed and epoch. If the data set has no validation
     split, `validation_fraction` of the photos is held out, selected by a hash so that all processes and runs select the
-    same ones. Raises `ValueError` if the columns of the data set are not recognised, or if it has no captions.
+    same ones. Raises `ValueError` if the columns of the data set are not recognized, or if it has no captions.
     """
 
     def __init__(self, source, settings, split, languages=None):

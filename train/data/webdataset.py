@@ -61,7 +61,7 @@ class Shards(WebDataset):
         if not any(_image(sample) and self._texts(sample) for sample in first):
             found = dict.fromkeys(name for sample in first for name in (*sample, *_metadata(sample)))
             raise ValueError(
-                f"No photos with captions were recognised in the shards among {', '.join(found)}; choose the captions"
+                f"No photos with captions were recognized in the shards among {', '.join(found)}; choose the captions"
                 f" with --caption_column (known names: photos {', '.join(sorted(SUFFIXES))}; captions"
                 f" {', '.join(TEXTS)} with one caption per line, or json with {', '.join(CAPTION_COLUMNS)})."
             )

@@ -20,7 +20,7 @@ from ..data import (
     CaptionedPhotos,
     Collate,
     EpochSampler,
-    LabelledPhotos,
+    LabeledPhotos,
     LabelSentences,
     MixedStream,
     StreamedPhotos,
@@ -29,7 +29,7 @@ from ..data import (
     captioned_datasets,
     held_out_split,
     label_names,
-    labelled_dataset,
+    labeled_dataset,
     mentions,
     photo_of,
     read_captions,
@@ -96,8 +96,8 @@ class Captions:
             self.datasets["train"] = WeightedPhotos(photos, list(drawn.values()), settings.seed)
         self.validation_sets = self._captioned(sets, "validation")
         self.datasets["validation"] = ConcatDataset(self.validation_sets)
-        if settings.labelled_photos and not validates_only:
-            self._add_labelled()
+        if settings.labeled_photos and not validates_only:
+            self._add_labeled()
 
     def _streams(self, split):
         all_sources, settings = sources(self.settings), self.settings
@@ -124,7 +124,7 @@ class Captions:
         folder = Path(settings.features_dir or Path(settings.output_dir) / "features")
         return cached_features(self.encoder, self.processor, photos, folder, settings.per_device_eval_batch_size)
 
-    def _add_labelled(self):
+    def _add_labeled(self):
         settings = self.settings
         if settings.captions_file:
             corpus = read_captions(settings.captions_file, self.model.config.languages)
@@ -135,27 +135,27 @@ class Captions:
                 for languages, texts in zip(photos.languages, photos.captions, strict=True)
                 for pair in zip(languages, texts, strict=True)
             ]
-        language = settings.labelled_language or self.languages[0]
+        language = settings.labeled_language or self.languages[0]
         sentences = functools.cache(LabelSentences((text for own, text in corpus if own == language), language or "en"))
-        for split, photos in held_out_split(labelled_dataset(settings.labelled_photos), settings.seed).items():
+        for split, photos in held_out_split(labeled_dataset(settings.labeled_photos), settings.seed).items():
             if split == "validation":
                 photos = photos.select(range(min(len(photos), settings.max_eval_samples or len(photos))))
-            elif not settings.labelled_share:
+            elif not settings.labeled_share:
                 continue
             captioned = self.datasets[split]
-            labelled = CaptionedPhotos(
+            labeled = CaptionedPhotos(
                 photos,
-                "labelled photos",
+                "labeled photos",
                 self._features(photos),
                 captions=[sentences(label) for label in photos["label"]],  # many photos have the same label
                 language=language,
                 first=sum(map(len, captioned.sets)) if split == "train" else len(captioned),
             )
             if split == "validation":
-                self.datasets[split] = ConcatDataset([*self.validation_sets, labelled])
+                self.datasets[split] = ConcatDataset([*self.validation_sets, labeled])
             else:
-                count, share = settings.captions_per_photo, settings.labelled_share
-                self.datasets[split] = LabelledPhotos(captioned, labelled, share, count, settings.seed)
+                count, share = settings.captions_per_photo, settings.labeled_share
+                self.datasets[split] = LabeledPhotos(captioned, labeled, share, count, settings.seed)
 
     def dataloader(self, split):
         train = split == "train"
@@ -223,9 +223,9 @@ class Captions:
         """Loss on the validation captions, and metrics of the generated captions.
 
         With several data sets or languages, metrics are computed for each, such as "CIDEr-D/coco/vi", and averaged. For
-        labelled photos, "naming" is the fraction whose caption mentions the label.
+        labeled photos, "naming" is the fraction whose caption mentions the label.
         """
-        labelled = [row for row in results.values() if row["label"]]
+        labeled = [row for row in results.values() if row["label"]]
         groups = group_rows(row for row in results.values() if not row["label"])
         metrics = {"validation_loss": mean_loss([row for rows in groups.values() for row in rows])}
         scores = {name: group_metrics(rows) for name, rows in groups.items()}
@@ -233,8 +233,8 @@ class Captions:
             metrics[metric] = sum(score[metric] for score in scores.values()) / len(scores)
         if len(groups) > 1:
             metrics |= {f"{metric}/{name}": score[metric] for name, score in scores.items() for metric in SHOWN}
-        if labelled:
-            mentioned = [mentions(row["caption"], label_names(row["label"])) for row in labelled]
+        if labeled:
+            mentioned = [mentions(row["caption"], label_names(row["label"])) for row in labeled]
             metrics["naming"] = sum(mentioned) / len(mentioned)
         # CIDEr-D is 0 if all photos share the same words (a single photo does), or if no n-gram matches a reference.
         return metrics | {"score": metrics["CIDEr-D"] or -metrics["validation_loss"]}

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from ..checkpoints import save_captioner
-from ..data import EpochSampler, captioned_dataset, names_of, photo_of, pixel_values, sources, unlabelled_photos
+from ..data import EpochSampler, captioned_dataset, names_of, photo_of, pixel_values, sources, unlabeled_photos
 from ..encoders import trainable_from
 from ..probe import word_probe
 
@@ -108,7 +108,7 @@ class Distil:
         captioner.encoder.norm.requires_grad_(False)
         captioner.encoder.projection.requires_grad_(False)
         self.model = Distiller(captioner.encoder.to(device), self.teacher.num_features, settings.distil_block)
-        photos = unlabelled_photos(settings).shuffle(seed=settings.seed)
+        photos = unlabeled_photos(settings).shuffle(seed=settings.seed)
         held_out = min(VALIDATION_PHOTOS, len(photos) // 10)
         photos, self.validation_photos = photos.select(range(held_out, len(photos))), photos.select(range(held_out))
         self.photos = photos.select(range(min(len(photos), settings.max_train_samples or len(photos))))
@@ -223,7 +223,7 @@ def map_distance(predicted, maps):
 
 
 def preprocess(photos, data_config):
-    """Resize and normalise photos (batch, 3, size, size) in [0, 1] according to a timm data configuration."""
+    """Resize and normalize photos (batch, 3, size, size) in [0, 1] according to a timm data configuration."""
     if photos.shape[-2:] != data_config["input_size"][-2:]:
         photos = F.interpolate(photos, data_config["input_size"][-2:], mode="bilinear", antialias=True)
     photos = v2.functional.normalize(photos, list(data_config["mean"]), list(data_config["std"]))

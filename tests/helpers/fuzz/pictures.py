@@ -104,7 +104,7 @@ def transparent():
         ("PNG palette, one transparent", saved(palette, "PNG", transparency=3)),
         ("PNG palette with alpha", saved(palette, "PNG", transparency=bytes(range(0, 256, 16)))),
         ("GIF palette, one transparent", saved(palette, "GIF", transparency=3)),
-        ("PNG one colour transparent", saved(drawn("RGB", (48, 32)), "PNG", transparency=(0, 0, 85))),
+        ("PNG one color transparent", saved(drawn("RGB", (48, 32)), "PNG", transparency=(0, 0, 85))),
     ]
 
 
@@ -120,9 +120,9 @@ def png_chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width, height, *chunks, depth=8, colour=2, pixels=None):
+def png(width, height, *chunks, depth=8, color=2, pixels=None):
     """A PNG of the claimed size with the chunks in it; what is not given of its pixels is missing."""
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     data = png_chunk(b"IDAT", zlib.compress(b"\0" if pixels is None else pixels, 1))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + png_chunk(b"IEND", b"")
 
@@ -158,7 +158,7 @@ def nested_zip():
     return file.getvalue()
 
 
-def one_colour(kind, mode, size, **options):
+def one_color(kind, mode, size, **options):
     """The most pixels for the fewest bytes that a format can hold."""
     return saved(Image.new(mode, size), kind, **options)
 
@@ -174,36 +174,34 @@ BOMBS = {
     "PNG of 10000 x 5000, empty": lambda: png(10_000, 5_000),
     "PNG of 2^31 pixels a side": lambda: png(2**31 - 1, 2**31 - 1),
     "PNG of 0 x 0": lambda: png(0, 0),
-    "PNG of 50 million pixels": lambda: one_colour("PNG", "RGB", (10_000, 5_000)),
-    "PNG of 50 million pixels with alpha": lambda: one_colour("PNG", "RGBA", (10_000, 5_000)),
-    "PNG of 50 million palette pixels with alpha": lambda: one_colour(
-        "PNG", "P", (10_000, 5_000), transparency=b"\x80"
-    ),
-    "PNG of 50 million black and white pixels": lambda: one_colour("PNG", "1", (10_000, 5_000)),
-    "PNG of 50 million 16-bit pixels": lambda: one_colour("PNG", "I;16", (10_000, 5_000)),
-    "PNG of 1 x 50 million": lambda: png(1, 50_000_000, colour=0, pixels=bytes(100_000_000)),
-    "TIFF of 50 million floating-point pixels": lambda: one_colour("TIFF", "F", (10_000, 5_000), compression="zstd"),
-    "TIFF of 50 million 32-bit pixels": lambda: one_colour("TIFF", "I", (10_000, 5_000), compression="zstd"),
-    "TIFF of 50 million CMYK pixels": lambda: one_colour("TIFF", "CMYK", (10_000, 5_000), compression="zstd"),
-    "JPEG of 50 million pixels": lambda: one_colour("JPEG", "RGB", (10_000, 5_000)),
-    "JPEG of 50 million pixels, progressive": lambda: one_colour("JPEG", "RGB", (10_000, 5_000), progressive=True),
-    "JPEG of 50 million CMYK pixels, turned": lambda: one_colour("JPEG", "CMYK", (10_000, 5_000), exif=turned()),
-    "JPEG of 50 million pixels, turned": lambda: one_colour("JPEG", "RGB", (10_000, 5_000), exif=turned()),
+    "PNG of 50 million pixels": lambda: one_color("PNG", "RGB", (10_000, 5_000)),
+    "PNG of 50 million pixels with alpha": lambda: one_color("PNG", "RGBA", (10_000, 5_000)),
+    "PNG of 50 million palette pixels with alpha": lambda: one_color("PNG", "P", (10_000, 5_000), transparency=b"\x80"),
+    "PNG of 50 million black and white pixels": lambda: one_color("PNG", "1", (10_000, 5_000)),
+    "PNG of 50 million 16-bit pixels": lambda: one_color("PNG", "I;16", (10_000, 5_000)),
+    "PNG of 1 x 50 million": lambda: png(1, 50_000_000, color=0, pixels=bytes(100_000_000)),
+    "TIFF of 50 million floating-point pixels": lambda: one_color("TIFF", "F", (10_000, 5_000), compression="zstd"),
+    "TIFF of 50 million 32-bit pixels": lambda: one_color("TIFF", "I", (10_000, 5_000), compression="zstd"),
+    "TIFF of 50 million CMYK pixels": lambda: one_color("TIFF", "CMYK", (10_000, 5_000), compression="zstd"),
+    "JPEG of 50 million pixels": lambda: one_color("JPEG", "RGB", (10_000, 5_000)),
+    "JPEG of 50 million pixels, progressive": lambda: one_color("JPEG", "RGB", (10_000, 5_000), progressive=True),
+    "JPEG of 50 million CMYK pixels, turned": lambda: one_color("JPEG", "CMYK", (10_000, 5_000), exif=turned()),
+    "JPEG of 50 million pixels, turned": lambda: one_color("JPEG", "RGB", (10_000, 5_000), exif=turned()),
     "JPEG of 2,000 scans": many_scans,
     "JPEG of 90 scans": lambda: many_scans(scans=80),
-    "WebP of 50 million pixels": lambda: one_colour("WEBP", "RGBA", (16_000, 3_125), lossless=True, method=0),
-    "GIF of 50 million pixels": lambda: one_colour("GIF", "P", (10_000, 5_000)),
+    "WebP of 50 million pixels": lambda: one_color("WEBP", "RGBA", (16_000, 3_125), lossless=True, method=0),
+    "GIF of 50 million pixels": lambda: one_color("GIF", "P", (10_000, 5_000)),
     "GIF of 65535 x 65535": lambda: b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\1\0\1\0\0\2\2L\1\0;",
-    "JPEG 2000 of 50 million pixels": lambda: one_colour("JPEG2000", "RGB", (10_000, 5_000)),
-    "AVIF of 50 million pixels": lambda: one_colour("AVIF", "RGB", (10_000, 5_000), speed=10),
-    "AVIF of 30 million pixels": lambda: one_colour("AVIF", "RGBA", (10_000, 3_000), speed=10),
-    "JPEG 2000 of 15 million pixels": lambda: one_colour("JPEG2000", "RGBA", (10_000, 1_500)),
+    "JPEG 2000 of 50 million pixels": lambda: one_color("JPEG2000", "RGB", (10_000, 5_000)),
+    "AVIF of 50 million pixels": lambda: one_color("AVIF", "RGB", (10_000, 5_000), speed=10),
+    "AVIF of 30 million pixels": lambda: one_color("AVIF", "RGBA", (10_000, 3_000), speed=10),
+    "JPEG 2000 of 15 million pixels": lambda: one_color("JPEG2000", "RGBA", (10_000, 1_500)),
     "JPEG 2000 of noise": lambda: noise("JPEG2000", (2_500, 1_400)),
     "AVIF of noise": lambda: noise("AVIF", (2_500, 1_400), speed=10, quality=100),
     "JPEG of noise, progressive": lambda: noise("JPEG", (5_000, 4_000), quality=100, progressive=True),
-    "WebP of 25 million pixels": lambda: one_colour("WEBP", "RGBA", (16_000, 1_560), lossless=True, method=0),
+    "WebP of 25 million pixels": lambda: one_color("WEBP", "RGBA", (16_000, 1_560), lossless=True, method=0),
     "BMP of 40 million pixels, a run": lambda: bmp_run(10_000, 4_000),
-    "TGA of 50 million pixels, runs": lambda: one_colour("TGA", "RGBA", (10_000, 5_000), compression="tga_rle"),
+    "TGA of 50 million pixels, runs": lambda: one_color("TGA", "RGBA", (10_000, 5_000), compression="tga_rle"),
     "PNG with 60 MB of iTXt": lambda: text_bomb(b"iTXt"),
     "PNG with 60 MB of zTXt": lambda: text_bomb(b"zTXt"),
     "PNG with 60 MB of iCCP": lambda: text_bomb(b"iCCP"),
