@@ -25,9 +25,12 @@ class PageClient:
         response.raise_for_status()
         return file_data(response.json()[0])
 
-    def caption(self, photo, *settings, text=""):
-        """Call the endpoint `/caption`. Returns (event, data), or (status code, text) if the call is rejected."""
-        data = [photo, *(settings or SETTINGS), text]
+    def caption(self, photo, *settings, text="", language=None):
+        """Call the endpoint `/caption`. Returns (event, data), or (status code, text) if the call is rejected.
+
+        `language` must be given for a captioner that speaks several.
+        """
+        data = [photo, *(settings or SETTINGS), text] + ([language] if language else [])
         response = self.http.post(f"{API}/call/caption", json={"data": data})
         if response.status_code != 200:
             return response.status_code, response.text
