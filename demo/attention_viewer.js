@@ -17,15 +17,15 @@ const LOW_CONFIDENCE = 0.3; // as README.md sets captions aside for a person
 // component; the page without a server passes the same: `props.value` is the answer that is shown, with all maps, so that
 // exploring them needs no requests (`pending`: there is no caption yet); `watch(name, callback)` calls back when a property
 // has changed, `trigger(event, data)` tells the page what the visitor wants, `upload(file)`, if any, sends a photo. With
-// `props.corrections`, it offers to correct the caption; with `props.remembered`, the page's address holds what it shows.
-// Returns the viewer.
+// `props.corrections`, it offers to correct the caption; with `props.remembered`, the page's address holds what it shows (`props.reopen`, see
+// addPageState). Returns the viewer.
 export function mountViewer({ element, props, trigger, upload, watch }) {
   const viewer = new AttentionViewer(element, props, trigger);
   addSentence(viewer);
   addHistory(viewer);
   addOcclusion(viewer, watch);
   if (upload) acceptPhotos(viewer, upload);
-  if (props.remembered) addPageState(viewer);
+  if (props.remembered) addPageState(viewer, props.reopen);
   watch("value", () => viewer.render());
   viewer.render();
   return viewer;

@@ -48,9 +48,9 @@ export function rememberValues(components, values) {
   writeState(Object.fromEntries(components.map(([name, initial], i) => [name, values[i] === initial ? null : values[i]])));
 }
 
-// Remember the tab that is open, by its place. Returns nothing; opens the one in the address.
+// Remember the tab that is open, by its place, and open the one in the address.
 export function rememberTabs() {
-  const tabs = () => [...document.querySelectorAll(".gradio-container [role=tab]")];
+  const tabs = () => [...document.querySelectorAll("[role=tablist] [role=tab]")];
   document.addEventListener("click", (event) => {
     const index = tabs().indexOf(event.target.closest("[role=tab]"));
     if (index >= 0 && event.isTrusted) writeState({ tab: index || null }, true);
@@ -87,12 +87,13 @@ function ownPhotos() {
 }
 
 // Bring back the photo, the beginning of the caption and the pinned word of `viewer`, and remember them from now on.
-export function addPageState(viewer) {
+// `reopen(id, viewer)` brings back the visitor's own photo with this id in the address, and returns whether it will come.
+export function addPageState(viewer, reopen = reopenUpload) {
   const pending = { text: validText(readState("text")), word: readIndex("word") };
-  let waitsForPhoto = restorePhoto(viewer);
+  let waitsForPhoto = restorePhoto(viewer, reopen);
   viewer.addEventListener("answer", () => {
     const { answer } = viewer;
-    if (waitsForPhoto && answer.opening) return;
+    if (answer.pending || (waitsForPhoto && answer.opening)) return;
     waitsForPhoto = false;
     if (pending.text) {
       queueMicrotask(() => viewer.trigger("continue_caption", { text: pending.text }));
@@ -116,12 +117,12 @@ function validText(text) {
 }
 
 // Returns whether a photo will come.
-function restorePhoto(viewer) {
+function restorePhoto(viewer, reopen) {
   const name = readState("example");
   if (name) {
     const click = () => {
       const button = viewer.panel.querySelector(`[data-example="${CSS.escape(name)}"]`);
-      button?.click();
+      if (button) queueMicrotask(() => button.click()); // once the page has added what it does then
       return Boolean(button);
     };
     if (click()) return true;
@@ -130,7 +131,11 @@ function restorePhoto(viewer) {
     setTimeout(() => observer.disconnect(), 10_000); // there is no such example
     return true;
   }
-  const own = ownPhotos()[readState("photo")];
+  return reopen(readState("photo"), viewer);
+}
+
+function reopenUpload(id, viewer) {
+  const own = ownPhotos()[id];
   if (!own) return false;
   fetch(own.url, { method: "HEAD" }).then(({ ok }) => {
     if (!ok) return;

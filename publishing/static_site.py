@@ -40,7 +40,7 @@ from . import hub
 
 ROOT = Path(__file__).parents[1]
 DEMO, WEB = ROOT / "demo", ROOT / "web"
-MODEL_FILES = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json")
+MODEL_FILES = ("config.json", "generation_config.json", "processor_config.json")
 RUNTIME = "onnxruntime-web", "1.30.0"
 RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # Modules are stored as .js: some servers do not know .mjs. The second build, for GPUs, is loaded for many photos.
@@ -130,7 +130,8 @@ def copy_model(source, site):
     (site / "model" / "onnx").mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
         shutil.copyfile(source / name, site / "model" / name)
-    return dict(pack(file.read_bytes(), site, f"model/onnx/{file.name}") for file in onnx_files)
+    sizes = dict(pack(file.read_bytes(), site, f"model/onnx/{file.name}") for file in onnx_files)
+    return sizes | dict([pack((source / "tokenizer.json").read_bytes(), site, "model/tokenizer.json")])
 
 
 def copy_runtime(package, site):
@@ -248,8 +249,8 @@ def preloads(folder):
 
 
 def example_buttons(photos):
-    button = '<button type="button" aria-label="{0.stem}"><img src="examples/{0.name}" alt=""></button>'
-    return "\n".join(button.format(photo) for photo in photos)
+    button = '<button type="button" aria-label="{0}" data-example="{0}"><img src="examples/{0}.jpg" alt=""></button>'
+    return "\n".join(button.format(photo.stem) for photo in photos)
 
 
 def link(address):

@@ -14,11 +14,12 @@ export class Captioner {
   static async load(files) {
     const names = ["encoder_model_quantized", "decoder_model_merged_quantized"];
     const [encoderPath, decoderPath] = names.map((name) => `model/onnx/${name}.onnx.gzip`);
-    const [ort, config, generation, processor, tokenizer, ...models] = await Promise.all([
+    const [ort, config, generation, processor, words, ...models] = await Promise.all([
       loadRuntime("cpu", files),
-      ...["config", "generation_config", "processor_config", "tokenizer"].map((name) => files.json(`model/${name}.json`)),
-      ...[encoderPath, decoderPath].map((path) => files.get(path)),
+      ...["config", "generation_config", "processor_config"].map((name) => files.json(`model/${name}.json`)),
+      ...["model/tokenizer.json.gzip", encoderPath, decoderPath].map((path) => files.get(path)),
     ]);
+    const tokenizer = JSON.parse(new TextDecoder().decode(words));
     const sessions = models.map((model) => ort.InferenceSession.create(new Uint8Array(model)));
     const [encoder, decoder] = await Promise.all(sessions);
     const captioner = new Captioner({ ort, config, generation, processor, tokenizer, encoder, decoder });

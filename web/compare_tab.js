@@ -2,6 +2,7 @@
 
 import { mountComparedViewer } from "./compare.js";
 import { addPhotoInput } from "./photo_input.js";
+import { readState, writeState } from "./page_state.js";
 import { PhotoPanel } from "./photo_panel.js";
 import { addSettings } from "./settings.js";
 
@@ -19,7 +20,9 @@ export function addCompareTab(element, engine, languages) {
     for (const each of sides) if (same.checked || each === side) each.panel.open(file);
   }
 
+  same.checked = readState("same") !== "0";
   same.addEventListener("change", () => {
+    writeState({ same: same.checked ? null : "0" });
     const { photo } = sides[0].panel;
     if (same.checked && photo) photo.getFile().then((file) => sides[1].panel.open(file));
   });
@@ -41,7 +44,7 @@ function addSide(comparison, name, engine, languages, open) {
   element.querySelector("h2").textContent = name;
   comparison.append(element);
   const side = {};
-  side.settings = addSettings(element.querySelector(".settings"), languages, () => side.panel.caption());
+  side.settings = addSettings(element.querySelector(".settings"), languages, () => side.panel.caption(), `${name.toLowerCase()}_`);
   side.panel = new PhotoPanel(element, engine, side.settings.options, mountComparedViewer);
   addPhotoInput(element.querySelector(".photo-input"), (file) => open(file, side));
   return side;

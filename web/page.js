@@ -13,6 +13,8 @@ import { filesOf } from "./photos.js";
 import { installServiceWorker } from "./installation.js";
 import { mountLanguageSwitch } from "./language_switch.js";
 import { addLectureTab } from "./lecture_tab.js";
+import { keepPhoto, keptPhoto } from "./own_photo.js";
+import { readState, rememberTabs, writeState } from "./page_state.js";
 import { addSettings } from "./settings.js";
 import { addTabs } from "./tabs.js";
 
@@ -30,10 +32,14 @@ document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-sch
 // The first tab.
 const captionTab = query("#caption_tab");
 const settings = addSettings(query("#settings"), opening.languages, () => panel.caption());
-const panel = new PhotoPanel(captionTab, engine, settings.options, mountViewer);
-addPhotoInput(captionTab.querySelector(".photo-input"), (file) => panel.open(file));
+const panel = new PhotoPanel(captionTab, engine, settings.options, mountViewer, { remembered: true, reopen });
+addPhotoInput(captionTab.querySelector(".photo-input"), openOwn);
 for (const button of document.querySelectorAll("#examples button")) {
-  button.addEventListener("click", async () => panel.open(await fetchFile(button.querySelector("img").src)));
+  button.addEventListener("click", async () => {
+    const { example } = button.dataset;
+    if (readState("example") !== example) writeState({ example, photo: null, text: null, word: null }, true);
+    panel.open(await fetchFile(button.querySelector("img").src));
+  });
 }
 const example = opening.answers[settings.options().language ?? "only"];
 if (example) panel.showExample(example, example.photo);
@@ -42,9 +48,21 @@ async function fetchFile(url) {
   return new File([await (await fetch(url)).blob()], url.split("/").pop());
 }
 
+function openOwn(file) {
+  keepPhoto(file);
+  panel.open(file);
+}
+
+// See addPageState.
+function reopen(id) {
+  const file = keptPhoto(id);
+  if (file) queueMicrotask(() => panel.open(file));
+  return Boolean(file);
+}
+
 function openInFirstTab(file) {
   openTab("caption_tab");
-  panel.open(file);
+  openOwn(file);
 }
 
 // The others, each made when it is first opened.
@@ -65,6 +83,7 @@ const openTab = addTabs(query("[role=tablist]"), (id) => {
   if (id !== "camera_tab") camera.stop();
 });
 openTab("caption_tab");
+rememberTabs();
 
 // Photos may be dropped anywhere: a browser would otherwise leave the page for them. And pasted.
 for (const type of ["dragover", "drop"]) addEventListener(type, (event) => event.preventDefault());

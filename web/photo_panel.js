@@ -2,6 +2,7 @@
 // was asked about.
 
 import { fill, texts } from "./i18n.js";
+import { writeState } from "./page_state.js";
 import { decodePhoto, photoUrl } from "./photos.js";
 
 const MASK_SIDE = 48; // cells per side of the grid in which a visitor covers parts of the photo
@@ -13,12 +14,13 @@ export class PhotoPanel {
   #newest = 0; // the number of the newest request for a caption; the results of earlier ones are ignored
   #newestPhoto = 0; // the number of the newest photo, which may still be on its way
 
-  // `options()` returns the language and settings of captions, `mount` is mountViewer or a relative of it.
-  constructor(element, engine, options, mount) {
+  // `options()` returns the language and settings of captions, `mount` is mountViewer or a relative of it, which gets
+  // `props` besides those that change.
+  constructor(element, engine, options, mount, props = {}) {
     Object.assign(this, { element, engine, options, photo: null });
     this.host = element.querySelector(".attention-viewer");
     this.host.append(template.content.cloneNode(true));
-    this.props = { mask_side: MASK_SIDE, value: {}, occlusion: null };
+    this.props = { mask_side: MASK_SIDE, value: {}, occlusion: null, ...props };
     const events = {
       continue_caption: ({ text }) => this.caption(text),
       show_caption: ({ caption }) => this.#explain(caption),
@@ -118,6 +120,7 @@ export class PhotoPanel {
   }
 
   remove() {
+    if (this.props.remembered) writeState({ example: null, photo: null, text: null, word: null });
     this.#newest += 1;
     this.#newestPhoto += 1;
     this.#replace(null);

@@ -24,11 +24,17 @@ async function install() {
   await Promise.all(
     paths.map(async (path) => {
       if (await cache.match(keyOf(path))) return;
-      const response = await fetch(keyOf(path), { cache: "no-cache" });
-      if (!response.ok) throw new Error(`${path}: ${response.status} ${response.statusText}`);
-      await keep(cache, path, response);
+      // The page has loaded most files just now: browsers then only ask whether they have changed. Another version of a
+      // file may be in between, so that the published one has to be asked for by its own address.
+      await download(cache, path, scope + path).catch(() => download(cache, path, keyOf(path)));
     }),
   );
+}
+
+async function download(cache, path, url) {
+  const response = await fetch(url, { cache: "no-cache" });
+  if (!response.ok) throw new Error(`${path}: ${response.status} ${response.statusText}`);
+  await keep(cache, path, response);
 }
 
 self.addEventListener("activate", (event) => event.waitUntil(removeOldFiles().then(() => self.clients.claim())));
