@@ -122,10 +122,10 @@ def test_a_killed_worker_is_reported(running, tmp_path):
     """Kills workers until it is noticed: one that has finished its epoch is not missed."""
     trainer = running(dataloader_num_workers=1)
     deadline = time.monotonic() + 600
-    with contextlib.suppress(psutil.NoSuchProcess):  # the trainer has ended
-        while trainer.process.poll() is None and time.monotonic() < deadline:
+    while trainer.process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker or the trainer has just ended
             kill_workers(psutil.Process(trainer.process.pid))
-            time.sleep(0.05)
+        time.sleep(0.05)
     assert "A dataloader worker died" in trainer.error()
     assert_intact(tmp_path / "run")
 
