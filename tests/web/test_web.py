@@ -243,7 +243,7 @@ def test_a_captioner_that_browsers_cannot_run_is_refused_in_a_sentence(site, tmp
         assert end.value.code == 1
         return capsys.readouterr().err
 
-    for file in [*(site / "model").glob("*.json"), SHIPPED / "model.safetensors"]:
+    for file in [*SHIPPED.glob("*.json"), SHIPPED / "model.safetensors"]:
         (tmp_path / file.name).symlink_to(file)
     assert message().startswith(f"error: {tmp_path} has no ONNX export; ")
     (tmp_path / "onnx").symlink_to(SHIPPED / "onnx")
