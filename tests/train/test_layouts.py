@@ -62,6 +62,7 @@ def test_folders_of_photos_without_captions(put, drawn_photos, monkeypatch, capl
     names = [row["image"]["path"].rpartition("/")[2] for row in photos if photo_of(row)]
     assert sorted(names) == ["1.jpg", "2.avif", "4.jpg", "5.heic"]
     assert photos.features["label"].names == ["cat", "dog"]
+    assert ".heic" not in ImageFolder.EXTENSIONS, "other users of `datasets` read what they did"
     (warning,) = [record.message for record in caplog.records]
     assert "1 linked folder" in warning
     assert "1 RAW (export as JPEG)" in warning

@@ -73,9 +73,21 @@ def load_photo_folder(folder):
     added = sorted({os.path.splitext(photo)[1].lower() for photo in photos} - IMAGE_FOLDER_SUFFIXES)
     if not added or any(Path(folder).rglob("*.parquet")):
         return load_dataset(folder, split="train")
-    # The name is part of the cache's, so that a cache from before pillow-heif was installed is not used.
-    ImageFolder.EXTENSIONS = [*IMAGE_FOLDER_SUFFIXES, *added]
-    return load_dataset("imagefolder", "".join(added).replace(".", "_"), data_dir=folder, split="train")
+    found = load_dataset_builder("imagefolder", data_dir=folder)
+
+    class Photos(ImageFolder):
+        EXTENSIONS = (*IMAGE_FOLDER_SUFFIXES, *added)
+
+    builder = Photos(
+        dataset_name=found.dataset_name,
+        # A part of the cache's name, so that a cache from before pillow-heif was installed is not used.
+        config_name="".join(added).replace(".", "_"),
+        hash=found.hash,
+        base_path=found.base_path,
+        data_files=found.config.data_files,
+    )
+    builder.download_and_prepare()
+    return builder.as_dataset(split="train")
 
 
 def _warn_left_out(folder, left_out):
