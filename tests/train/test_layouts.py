@@ -8,6 +8,7 @@ import sys
 import pytest
 from datasets import Dataset, Image
 from datasets import config as datasets_config
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from tests.helpers.paths import SHARED
 from tests.helpers.shards import tar
