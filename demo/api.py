@@ -8,6 +8,9 @@ from typing_extensions import NotRequired, TypedDict  # the standard library's f
 from demo.predict import MAX_DISPLAY_SIDE, check_text
 from demo.uploads import open_upload
 
+API_NAME = "caption"
+LANGUAGE_INDEX = 6  # the values before it: the photo, four settings and the text
+
 
 class Alternative(TypedDict):
     word: str
@@ -35,6 +38,19 @@ class Caption(TypedDict):
     beams: list[Beam]
 
 
+class Page(gr.Blocks):
+    """`gr.Blocks` that also answer a call of the endpoint without its last value, the language.
+
+    Gradio rejects a call with fewer values than the endpoint has, such as one that was written for a captioner of one
+    language.
+    """
+
+    async def preprocess_data(self, block_fn, inputs, *args, **kwargs):
+        if block_fn.api_name == API_NAME and len(inputs) == len(block_fn.inputs) - 1 == LANGUAGE_INDEX:
+            inputs = [*inputs, None]
+        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+
+
 def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options):
     """Add the endpoint `/caption`.
 
@@ -53,7 +69,7 @@ def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options)
             temperature: 0 turns sampling off; higher values up to 2 make less likely words more frequent.
             top_p: sample only from the most likely words whose probabilities add up to this value, 0.05 to 1.
             text: the words that the caption starts with; may be empty.
-            language: the language of the caption, of a captioner that speaks several.
+            language: the language of the caption, of a captioner that speaks several; by default its first.
 
         Returns:
             The caption, its natural log-probability, its words (each with its text, its probability, its attention map
@@ -70,5 +86,5 @@ def add_api_endpoint(explain, photo, settings, generation_kwargs, event_options)
     text = gr.Textbox("", label="text", visible=False)
     output = Api(None, python_type_to_json_schema(Caption), "caption")
     gr.Button(visible=False).click(
-        caption, [photo, *sliders, text, *language], output, api_name="caption", **event_options
+        caption, [photo, *sliders, text, *language], output, api_name=API_NAME, **event_options
     )

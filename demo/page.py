@@ -4,7 +4,7 @@ from functools import partial
 
 import gradio as gr
 
-from demo.api import add_api_endpoint
+from demo.api import Page, add_api_endpoint
 from demo.batch_tab import add_batch_tab
 from demo.batching import Batcher
 from demo.compare_tab import add_compare_tab
@@ -67,7 +67,7 @@ def build_page(captioners, corrections=None, delete_cache=3600, teacher=None):
     def get_captioner(*values):
         return captioner, generation_kwargs(*values)
 
-    with gr.Blocks(title="Captioner", analytics_enabled=False, delete_cache=(delete_cache, delete_cache)) as page:
+    with Page(title="Captioner", analytics_enabled=False, delete_cache=(delete_cache, delete_cache)) as page:
         gr.HTML(
             js_on_load=mount("language_switch.js", "mountLanguageSwitch"),
             elem_id="language_switch",

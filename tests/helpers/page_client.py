@@ -28,7 +28,7 @@ class PageClient:
     def caption(self, photo, *settings, text="", language=None):
         """Call the endpoint `/caption`. Returns (event, data), or (status code, text) if the call is rejected.
 
-        `language` must be given for a captioner that speaks several.
+        `language` is one of a captioner that speaks several; by default none is sent, which means the first.
         """
         data = [photo, *(settings or SETTINGS), text] + ([language] if language else [])
         response = self.http.post(f"{API}/call/caption", json={"data": data})
