@@ -22,6 +22,7 @@ from gradio_client.exceptions import AppError
 from demo.batch_tab import MAX_PHOTOS, caption_files
 from demo.batching import MAX_BATCH_SIZE, Batcher
 from modeling_captioner import explain, open_photo
+from tests.helpers.page_client import API, PageClient
 from tests.helpers.page_fixtures import (
     EXAMPLES,
     OWN_WORD,
@@ -81,6 +82,22 @@ def test_endpoint_applies_sampling_and_length(client):
     sampled = {caption(client, "coffee", num_beams=1, temperature=2)["caption"] for _ in range(4)}
     assert sampled != {greedy}
     assert len(caption(client, "coffee", num_beams=1, max_new_tokens=3)["words"]) <= 3
+
+
+def test_language_may_be_left_out_of_a_request(address, captioner):
+    """Scripts for captioners of one language send no language; that means the first one. Nothing else is optional."""
+    client = PageClient(address)
+    uploaded = client.upload_photo("coffee.jpg", (EXAMPLES / "coffee.jpg").read_bytes())
+    languages = captioner.model.config.languages or []
+    for language in (None, *languages):
+        photo = open_photo(EXAMPLES / "coffee.jpg")
+        settings = {"num_beams": 1, "max_new_tokens": 12, "language": language}
+        expected = explain(captioner.model, captioner.processor, photo, **settings)
+        event, answer = client.caption(uploaded, 1, 12, 0, 1, language=language)
+        assert (event, answer["caption"]) == ("complete", expected.caption)
+        assert answer.get("language") == (language or next(iter(languages), None))
+    call = client.http.post(f"{API}/run/caption", json={"data": [uploaded, 1, 12, 0, 1]})
+    assert call.status_code == 500
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
@@ -221,21 +238,20 @@ def test_twenty_concurrent_visitors_get_the_captions_of_their_own_photos(browser
         photos[tmp_path / f"{number}.png"] = photo.crop((10 * number, 5 * number, photo.width, photo.height - number))
     for path, photo in photos.items():
         photo.save(path)
-    context = browser.new_context(reduced_motion="reduce")
-    context.set_default_timeout(TIMEOUT)
-    visitors = {path: context.new_page() for path in photos}
-    for page in visitors.values():
-        page.goto(address, wait_until="commit")
-    for page in visitors.values():
-        page.locator("#photo input[type=file]").first.wait_for(state="attached")
-    for path, page in visitors.items():
-        page.locator("#photo input[type=file]").first.set_input_files(path)
-    for path, page in visitors.items():
-        page.locator(OWN_WORD).first.wait_for()
-        assert " ".join(caption_words(page)) == explain(captioner.model, captioner.processor, photos[path]).caption
-        shape = page.locator("img.photo").evaluate("async (e) => (await e.decode(), e.naturalWidth / e.naturalHeight)")
-        assert shape == pytest.approx(photos[path].width / photos[path].height, rel=0.005)
-    context.close()
+    with browser.new_context(reduced_motion="reduce") as context:  # closed also if the test fails
+        context.set_default_timeout(TIMEOUT)
+        visitors = {path: context.new_page() for path in photos}
+        for page in visitors.values():  # in a row: the requests are concurrent, the loading need not be
+            page.goto(address, wait_until="commit")
+            page.locator("#photo input[type=file]").first.wait_for(state="attached")
+        for path, page in visitors.items():
+            page.locator("#photo input[type=file]").first.set_input_files(path)
+        for path, page in visitors.items():
+            page.locator(OWN_WORD).first.wait_for()
+            assert " ".join(caption_words(page)) == explain(captioner.model, captioner.processor, photos[path]).caption
+            decoded = "async (e) => (await e.decode(), e.naturalWidth / e.naturalHeight)"
+            shape = page.locator("img.photo").evaluate(decoded)
+            assert shape == pytest.approx(photos[path].width / photos[path].height, rel=0.005)
 
 
 @needs_browser
