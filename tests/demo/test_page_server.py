@@ -84,7 +84,7 @@ def test_the_empty_table_has_its_headings(proxied):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
 def test_closing_the_terminal_leaves_no_photos(proxied):
-    """The last test of this server, which it ends."""
+    """Nor what onnxruntime's telemetry would write beside them. The last test of this server, which it ends."""
     address, app, folder = proxied
     PageClient(address).upload_photo("photo.jpg", (EXAMPLES / "coffee.jpg").read_bytes())
     assert list(folder.rglob("photo.jpg"))
