@@ -4,10 +4,11 @@ import { writeState } from "./page_state.js";
 
 const KEY = "captioner-photo";
 
-// Name the photo in the address, and keep it unless it is too large for a session, a few megabytes.
+// Name the photo in the address, with the first tab, which shows it, and keep it unless it is too large for a session, a
+// few megabytes.
 export function keepPhoto(file) {
   const id = String(Number(read().id ?? 0) + 1);
-  writeState({ example: null, photo: id, text: null, word: null }, true);
+  writeState({ tab: null, example: null, photo: id, text: null, word: null }, true);
   const reader = new FileReader();
   reader.addEventListener("load", () => {
     try {

@@ -173,9 +173,12 @@ def test_camera(visit):
     )
     assert page.locator("#camera_tab canvas").evaluate(map_sum) > 0
     before = page.locator("#caption_tab img.photo").get_attribute("src")
+    assert "tab=4" in page.url
     page.get_by_role("button", name="Keep this picture").click()
+    src = "document.querySelector('#caption_tab img.photo').getAttribute('src')"
+    page.wait_for_function(f"before => {src} !== before", arg=before)
     page.locator("#caption_tab .word").first.wait_for()
-    assert page.locator("#caption_tab img.photo").get_attribute("src") != before
+    assert "tab=" not in page.url, "a reload would open the camera rather than the picture"
     assert page.locator("#camera_tab video").evaluate("video => video.srcObject") is None, "the camera is off"
     page.evaluate("""() => {
         navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("denied", "NotAllowedError"));
