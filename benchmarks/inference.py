@@ -123,7 +123,7 @@ def scaling(options, photos):
 @torch.inference_mode()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photo", default=str(ROOT / "demo" / "examples" / "china.jpg"))
+    parser.add_argument("--photo", default=str(ROOT / "demo" / "examples" / "boats.jpg"))
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=list(OTHERS), help="Other captioners.")

@@ -53,7 +53,7 @@ def measure(command):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photo", default=str(ROOT / "demo" / "examples" / "china.jpg"))
+    parser.add_argument("--photo", default=str(ROOT / "demo" / "examples" / "boats.jpg"))
     parser.add_argument("--model", default=str(ROOT / "modeling_captioner"))
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--others", nargs="*", default=[], help="Other captioners of other_captioners.py.")

@@ -11,7 +11,7 @@ from huggingface_hub.constants import ENDPOINT
 from modeling_captioner import explain, open_photo
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = [ROOT / "demo" / "examples" / f"{name}.jpg" for name in ("astronaut", "chelsea", "rocket")]  # public domain
+EXAMPLES = [ROOT / "demo" / "examples" / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee")]  # public domain
 METRICS = {"CIDEr-D": "cider", "BLEU-4": "bleu", "ROUGE-L": "rouge"}  # our names -> the Hub's
 TASK = "image-text-to-text"
 

@@ -51,7 +51,7 @@ def test_photo_is_captioned_and_each_word_has_its_map(open_page, captioner, widt
 
 def test_tapping_a_word_shows_its_map(open_page):
     page = open_page(width=360, has_touch=True)
-    upload_photo(page, EXAMPLES / "flower.jpg")
+    upload_photo(page, EXAMPLES / "path.jpg")
     pinned = page.locator(".word[aria-pressed=true]")  # the word with the sharpest map, whose map is shown
     first, pixels = int(pinned.get_attribute("data-index")), map_pixels(page)
     assert pixels.any()
@@ -65,9 +65,9 @@ def test_tapping_a_word_shows_its_map(open_page):
 
 def test_regions_show_the_grid_of_weights(open_page, captioner):
     page = open_page()
-    upload_photo(page, EXAMPLES / "flower.jpg")
+    upload_photo(page, EXAMPLES / "path.jpg")
     page.locator("button.regions").click()
-    words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "flower.jpg")).words
+    words = explain(captioner.model, captioner.processor, open_photo(EXAMPLES / "path.jpg")).words
     for number, word in enumerate(words):
         page.locator(".word").nth(number).hover()
         assert word.map[brightest_region(map_pixels(page))] > 0.97 * word.map.max(), word.text
@@ -79,7 +79,7 @@ def test_regions_show_the_grid_of_weights(open_page, captioner):
 def test_map_covers_the_photo_exactly(open_page, widths, zoom):
     """At every size and zoom, and when they change."""
     page = open_page(width=widths[0], device_scale_factor=zoom)
-    upload_photo(page, EXAMPLES / "rocket.jpg")
+    upload_photo(page, EXAMPLES / "kite.jpg")
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_function(
@@ -99,7 +99,7 @@ def test_photo_is_turned_as_its_exif_says(open_page):
     page = open_page()
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6  # lies on its side
-    Image.open(EXAMPLES / "rocket.jpg").save(file, "JPEG", exif=exif)
+    Image.open(EXAMPLES / "kite.jpg").save(file, "JPEG", exif=exif)
     upload_photo(page, ("turned.jpg", file.getvalue()))
     box = page.locator("img.photo").bounding_box()
     assert box["width"] < box["height"]
@@ -109,7 +109,7 @@ def test_photo_is_turned_as_its_exif_says(open_page):
 def test_map_is_visible_on_photos_of_any_shape(open_page, size):
     page = open_page(width=360)
     file = io.BytesIO()
-    open_photo(EXAMPLES / "china.jpg").resize(size).save(file, "PNG")
+    open_photo(EXAMPLES / "boats.jpg").resize(size).save(file, "PNG")
     upload_photo(page, ("odd.png", file.getvalue()))
     picture, canvas = page.locator("img.photo").bounding_box(), page.locator("canvas.map").bounding_box()
     assert picture == pytest.approx(canvas, abs=0.5)
@@ -123,7 +123,7 @@ def test_broken_photo_gets_an_error_message_and_the_next_a_caption(open_page):
     upload_photo(page, ("holiday.jpg", b"no picture at all"))
     assert re.fullmatch(r"holiday\.jpg is not a readable image; .*\.", page.locator(".message").text_content())
     assert page.locator(".word").count() == 0
-    page.locator("#photo input[type=file]").first.set_input_files(EXAMPLES / "flower.jpg")
+    page.locator("#photo input[type=file]").first.set_input_files(EXAMPLES / "path.jpg")
     page.locator(OWN_WORD).first.wait_for()
     assert not page.locator(".message").is_visible()
 
@@ -155,7 +155,7 @@ def test_words_and_maps_are_accessible_by_keyboard(open_page):
 def test_hovering_draws_within_two_frames_without_requests(open_page):
     """Count the frames from the mouse event to the first frame with the map, and measure how long drawing takes."""
     page = open_page()
-    upload_photo(page, EXAMPLES / "china.jpg")
+    upload_photo(page, EXAMPLES / "boats.jpg")
     page.wait_for_load_state("networkidle")
     requests = []
     page.on("request", lambda request: requests.append(request.url))
@@ -327,7 +327,7 @@ def test_covering_shows_how_each_probability_drops(open_page, captioner, width, 
 
 def test_photo_dropped_on_the_viewer_replaces_the_current_one(open_page):
     page = open_page()
-    upload_photo(page, EXAMPLES / "rocket.jpg")
+    upload_photo(page, EXAMPLES / "kite.jpg")
     data = page.evaluate_handle(
         """async (url) => {
             const file = new File([await (await fetch(url)).blob()], "next.png", { type: "image/png" });

@@ -36,7 +36,7 @@ from tests.helpers.page_fixtures import (
 )
 from tests.helpers.paths import ROOT
 
-NAMES = ("astronaut", "chelsea", "china", "coffee", "flower", "rocket")
+NAMES = ("astronaut", "boats", "chelsea", "coffee", "kite", "path")
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +225,8 @@ def test_photos_beyond_the_limit_are_counted(tmp_path, captioner):
 @needs_browser
 def test_page_and_endpoint_give_the_same_caption(open_page, client):
     page = open_page()
-    upload_photo(page, EXAMPLES / "rocket.jpg")
-    assert " ".join(caption_words(page)) == caption(client, "rocket")["caption"]
+    upload_photo(page, EXAMPLES / "kite.jpg")
+    assert " ".join(caption_words(page)) == caption(client, "kite")["caption"]
 
 
 @needs_browser
@@ -258,9 +258,9 @@ def test_twenty_concurrent_visitors_get_the_captions_of_their_own_photos(browser
 @PHONE_AND_DESKTOP
 def test_batch_tab_captions_photos_and_zips(open_page, captions, tmp_path, width, theme):
     with zipfile.ZipFile(tmp_path / "holiday.zip", "w") as archive:
-        archive.write(EXAMPLES / "china.jpg", "far/china.jpg")
+        archive.write(EXAMPLES / "boats.jpg", "far/boats.jpg")
         archive.writestr("broken.jpg", b"no picture")
-        archive.writestr("__MACOSX/china.jpg", b"metadata of macOS")
+        archive.writestr("__MACOSX/boats.jpg", b"metadata of macOS")
     page = open_page(width=width, theme=theme)
     page.get_by_role("tab", name="Many photos").click()
     (tmp_path / "note.png").write_bytes(b"no picture either")
@@ -269,7 +269,7 @@ def test_batch_tab_captions_photos_and_zips(open_page, captions, tmp_path, width
     page.locator("#files").get_by_text("coffee").first.wait_for()
     page.locator("#start").click()
     expected = [
-        {"file": "holiday.zip/far/china.jpg", "caption": captions["china"], "problem": ""},
+        {"file": "holiday.zip/far/boats.jpg", "caption": captions["boats"], "problem": ""},
         {
             "file": "holiday.zip/broken.jpg",
             "caption": "",
@@ -283,7 +283,7 @@ def test_batch_tab_captions_photos_and_zips(open_page, captions, tmp_path, width
         },
     ]
     page.locator("#csv:not([disabled])").wait_for()
-    page.locator("#table").get_by_text(captions["china"]).locator("visible=true").first.wait_for()
+    page.locator("#table").get_by_text(captions["boats"]).locator("visible=true").first.wait_for()
     with page.expect_download() as download:
         page.locator("#csv").click()
     with open(download.value.path(), newline="", encoding="utf-8-sig") as file:

@@ -23,7 +23,7 @@ from tests.helpers.page_fixtures import (
 )
 from tests.helpers.programs import run_python
 
-ASTRONAUT, ROCKET = EXAMPLES / "astronaut.jpg", EXAMPLES / "rocket.jpg"  # the tab opens with the first example
+ASTRONAUT, KITE = EXAMPLES / "astronaut.jpg", EXAMPLES / "kite.jpg"  # the tab opens with the first example
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_two_photos(open_sides, explain_with):
     first = photo_of(left)
     page.locator("#same_photo input").uncheck()
     right.locator("button.remove-photo").click()
-    upload(right, ROCKET)
-    wait_for_words(right, explain_with("additive", ROCKET).caption)
+    upload(right, KITE)
+    wait_for_words(right, explain_with("additive", KITE).caption)
     assert photo_of(right) != photo_of(left) == first
     wait_for_words(left, explain_with("dot", ASTRONAUT).caption)
 
@@ -124,9 +124,9 @@ def test_two_photos(open_sides, explain_with):
     assert photo_of(right) == first
     right.locator("button.remove-photo").click()  # from both sides
     left.locator(".viewer").wait_for(state="hidden")
-    upload(left, ROCKET)
-    wait_for_words(left, explain_with("dot", ROCKET).caption)
-    wait_for_words(right, explain_with("additive", ROCKET).caption)
+    upload(left, KITE)
+    wait_for_words(left, explain_with("dot", KITE).caption)
+    wait_for_words(right, explain_with("additive", KITE).caption)
 
 
 @needs_browser
@@ -216,11 +216,11 @@ def test_one_captioner_compares_greedy_search_with_its_own_beams(browser, folder
 
 def test_limits_of_a_public_page_hold(address):
     client = PageClient(address)
-    photo = client.upload_photo("rocket.jpg", ROCKET.read_bytes())
+    photo = client.upload_photo("kite.jpg", KITE.read_bytes())
     for side in ("a", "b"):
         answer = client.trigger(f"photo_{side}", "change", photo, "additive", 1)
         assert "words" in str(answer)
-        for data in (file_data(str(ROCKET)), {"path": str(ROCKET)}, file_data("https://huggingface.co/large.bin")):
+        for data in (file_data(str(KITE)), {"path": str(KITE)}, file_data("https://huggingface.co/large.bin")):
             assert "error" in client.trigger(f"photo_{side}", "change", data, "dot", 1), data
             event = {"event_data": {"text": "a"}}
             assert "error" in client.trigger(f"viewer_{side}", "continue_caption", data, "dot", 1, **event), data

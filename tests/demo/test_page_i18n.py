@@ -38,7 +38,7 @@ def test_numbers_follow_the_browser_language(open_page):
 
 
 def test_photo_errors_are_translated_to_vietnamese(tmp_path):
-    whole = (EXAMPLES / "rocket.jpg").read_bytes()
+    whole = (EXAMPLES / "kite.jpg").read_bytes()
     for name, content in {"text": b"no picture", "half": whole[:9000], "empty": b"", "large": whole}.items():
         path = tmp_path / f"{name}.jpg"
         path.write_bytes(content)

@@ -152,7 +152,7 @@ def test_example_can_be_explored_until_there_is_an_own_photo(open_page, captione
     page.locator("button.cover-word").press("Enter")
     page.locator(".covered-sentence button").first.wait_for()
 
-    upload_photo(page, EXAMPLES / "rocket.jpg")
+    upload_photo(page, EXAMPLES / "kite.jpg")
     assert not page.locator("#photo").is_visible()
     assert page.locator(".opening").count() == 0
     page.locator("button.remove-photo").press("Enter")

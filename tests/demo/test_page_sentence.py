@@ -55,7 +55,7 @@ def test_sentence_is_copied_without_https(open_page):
     """A page on a local network has no `navigator.clipboard`."""
     page = open_page(locale="vi-VN")
     page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
-    upload_photo(page, EXAMPLES / "flower.jpg")
+    upload_photo(page, EXAMPLES / "path.jpg")
     page.get_by_role("button", name="Sao chép").click()
     page.locator(".status:visible").get_by_text("Đã sao chép").wait_for()
     page.evaluate("document.body.append(Object.assign(document.createElement('textarea'), { id: 'note' }))")
@@ -110,7 +110,7 @@ def test_film_has_a_frame_for_each_word(open_page, pale, width, theme):
 def test_browser_that_writes_no_webp_says_so(open_page):
     """Safari's `toBlob` returns PNG instead."""
     page = open_page()
-    upload_photo(page, EXAMPLES / "flower.jpg")
+    upload_photo(page, EXAMPLES / "path.jpg")
     page.evaluate("""() => {
         const toBlob = HTMLCanvasElement.prototype.toBlob;
         HTMLCanvasElement.prototype.toBlob = function (callback) { toBlob.call(this, callback, "image/png"); };

@@ -83,7 +83,7 @@ def test_reload_and_back_bring_back_what_was_seen(open_page):
 
 def test_own_photo_survives_a_reload(open_page):
     page = open_page()
-    upload_photo(page, EXAMPLES / "rocket.jpg")
+    upload_photo(page, EXAMPLES / "kite.jpg")
     words = caption_words(page)
     page.wait_for_url("**photo=1**")
     page.reload()

@@ -66,7 +66,7 @@ def test_a_setting_moved_while_a_photo_is_on_its_way(visit, reference):
     """The new photo's caption stands under the new photo, with the new setting."""
     page = visit.page
     choose_photo(page, EXAMPLES / "chelsea.jpg")
-    for name, beams in (("rocket", 1), ("coffee", 3), ("astronaut", 1)):
+    for name, beams in (("kite", 1), ("coffee", 3), ("astronaut", 1)):
         before = page.locator("img.photo").get_attribute("src")
         old_caption = page.locator(".sentence").text_content()
         page.evaluate(WATCH_PAIRS)
@@ -90,7 +90,7 @@ def test_photos_may_be_dropped_anywhere(visit, reference):
     page.reload()  # the settings of another test are forgotten
     page.locator(READY).wait_for()
     choose_photo(page, EXAMPLES / "chelsea.jpg")
-    for selector, name in (("header", "rocket"), ("footer", "coffee"), (".viewer .photo", "flower")):
+    for selector, name in (("header", "kite"), ("footer", "coffee"), (".viewer .photo", "path")):
         page.locator(".words").evaluate("words => words.replaceChildren()")
         leaves = page.evaluate(DROP, [selector, {f"{name}.jpg": f"examples/{name}.jpg"}, None])
         assert not leaves, "the browser would open the photo in place of the page"
@@ -126,7 +126,7 @@ def test_what_a_host_serves_late_is_not_kept(site, open_site):
         assert page.locator("body").evaluate("body => getComputedStyle(body).color") != "rgb(255, 0, 0)"
     page.reload()
     page.locator(READY).wait_for()
-    choose_photo(page, EXAMPLES / "rocket.jpg")
+    choose_photo(page, EXAMPLES / "kite.jpg")
 
 
 def test_servers_that_know_no_mjs(site):
@@ -184,12 +184,12 @@ def test_an_error_of_one_photo_is_a_sentence_about_it(site, open_site):
             };
         }""")
         page.locator(".words").evaluate("words => words.replaceChildren()")
-        photo = {"name": "gone.jpg", "mimeType": "image/jpeg", "buffer": (EXAMPLES / "rocket.jpg").read_bytes()}
+        photo = {"name": "gone.jpg", "mimeType": "image/jpeg", "buffer": (EXAMPLES / "kite.jpg").read_bytes()}
         page.locator(".photo-input input").set_input_files(photo)
         page.locator(".message:visible").wait_for()
         message = page.locator(".message").text_content()
         assert re.fullmatch(r"gone\.jpg could not be captioned: .+ImageBitmap.+\.", message), message
         assert not page.locator("#failure").is_visible()
-        page.locator(".photo-input input").set_input_files(EXAMPLES / "rocket.jpg")
+        page.locator(".photo-input input").set_input_files(EXAMPLES / "kite.jpg")
         page.locator(".word").first.wait_for()
         assert not page.locator(".message").is_visible()

@@ -52,7 +52,7 @@ def test_reload_and_back_bring_back_what_was_seen(open_site, server):
 
 def test_own_photo_and_settings_survive_a_reload(open_site, server):
     page = open_ready(open_site, server.address)
-    choose_photo(page, EXAMPLES / "rocket.jpg")
+    choose_photo(page, EXAMPLES / "kite.jpg")
     page.locator("#settings summary").click()
     beams = page.locator("#settings input[name=num_beams]")
     other = "1" if beams.input_value() != "1" else "2"

@@ -38,7 +38,7 @@ def test_before_the_captioner_is_there(site, open_site, reference):
             size for path, (size, _) in json.loads((site / "large_files.json").read_text()).items() if "asy" not in path
         )
         page.get_by_text(f"of {total / 1e6:.1f} MB …").wait_for()
-        page.locator(".photo-input input").set_input_files(EXAMPLES / "rocket.jpg")
+        page.locator(".photo-input input").set_input_files(EXAMPLES / "kite.jpg")
         page.locator("img.photo[src^='data:']").wait_for()
         assert (
             page.locator(".photo").evaluate("async (e) => (await e.decode(), e.naturalWidth / e.naturalHeight)") > 1.2
@@ -47,7 +47,7 @@ def test_before_the_captioner_is_there(site, open_site, reference):
         server.held[encoder].set()
         page.locator(".word").first.wait_for()
         assert (
-            " ".join(caption_words(page)) == OnnxCaptioner(SHIPPED).explain(open_photo(EXAMPLES / "rocket.jpg")).caption
+            " ".join(caption_words(page)) == OnnxCaptioner(SHIPPED).explain(open_photo(EXAMPLES / "kite.jpg")).caption
         )
         assert page.locator("#status").text_content() == ""
 
@@ -77,8 +77,8 @@ def test_two_captions_side_by_side(visit, reference):
     sides[0].locator(".word").first.hover()
     assert sides[1].locator(".word.shown > span").all_text_contents() == caption_words(sides[0])[:1]
     page.get_by_label("The same photo on both sides").uncheck()
-    sides[1].locator(".photo-input input").set_input_files(EXAMPLES / "rocket.jpg")
-    caption = reference.explain(open_photo(EXAMPLES / "rocket.jpg")).caption
+    sides[1].locator(".photo-input input").set_input_files(EXAMPLES / "kite.jpg")
+    caption = reference.explain(open_photo(EXAMPLES / "kite.jpg")).caption
     sides[1].locator(".sentence", has_text=caption).wait_for()
     assert sides[0].locator(".sentence").text_content() == expected[0]
 
@@ -111,7 +111,7 @@ def test_many_photos(visit, reference, tmp_path):
     """A folder with one file that is no photo, and one whose name a spreadsheet would take for a formula."""
     page, folder = visit.page, tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
-    for name, path in (("chelsea", "more/cat.jpg"), ("rocket", "=1+1.jpg"), ("coffee", "tách, cà phê.jpg")):
+    for name, path in (("chelsea", "more/cat.jpg"), ("kite", "=1+1.jpg"), ("coffee", "tách, cà phê.jpg")):
         (folder / path).write_bytes((EXAMPLES / f"{name}.jpg").read_bytes())
     (folder / "notes.txt").write_text("no photo")
     (folder / ".DS_Store").write_text("hidden")
@@ -152,14 +152,14 @@ def test_several_dropped_photos_are_captioned_as_many(visit):
     before = page.locator("#batch_tab tbody tr").count()
     page.evaluate("""async () => {
         const transfer = new DataTransfer();
-        for (const name of ["rocket", "flower"]) {
+        for (const name of ["kite", "path"]) {
             transfer.items.add(new File([await (await fetch(`examples/${name}.jpg`)).blob()], `dropped ${name}.jpg`));
         }
         const drop = new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
         document.querySelector("header").dispatchEvent(drop);
     }""")
     page.locator("#batch_tab tbody tr").nth(before + 1).wait_for()
-    assert page.get_by_role("button", name="Open dropped flower.jpg").is_visible()
+    assert page.get_by_role("button", name="Open dropped path.jpg").is_visible()
 
 
 def test_camera(visit):
