@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 from playwright.sync_api import sync_playwright
 
-DOCS = Path(__file__).parent
-from demo.opening import SHOWS, find_noun  # noqa: E402
-from tests.helpers.page_fixtures import (  # noqa: E402
+from demo.opening import SHOWS, find_noun
+from tests.helpers.page_fixtures import (
     CHROMIUM,
     CHROMIUM_ARGUMENTS,
     EXAMPLES,
@@ -18,6 +17,8 @@ from tests.helpers.page_fixtures import (  # noqa: E402
     running_app,
     upload_photo,
 )
+
+DOCS = Path(__file__).parent
 
 
 def main():
