@@ -82,10 +82,12 @@ function forbiddenWords(ids, length, ends, settings) {
 
 // The id with which `ids` would repeat after a conjunction what stands before it, as modeling_captioner/repetition.py.
 function echoOf(ids, conjunctions) {
-  const place = ids.findLastIndex((id) => conjunctions.includes(id));
-  const after = ids.slice(place + 1);
+  const place = Math.max(0, ids.findLastIndex((id) => conjunctions.includes(id)));
+  const [before, after] = [ids.slice(0, place), ids.slice(place + 1)];
   const start = place - 1 - after.length;
-  return start >= 0 && after.every((id, offset) => ids[start + offset] === id) ? [ids[place - 1]] : [];
+  const samePhrase = start >= 0 && after.every((id, offset) => ids[start + offset] === id);
+  const sameWord = after.length < 2 && after.every((id) => before.includes(id));
+  return samePhrase || sameWord ? before.slice(-1) : [];
 }
 
 // Whether an unfinished caption may still outscore a finished one, by the heuristic of `generate`.
