@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 from playwright.sync_api import sync_playwright
 
-from demo.opening import SHOWS, find_noun
+from captioning.opening import find_noun
+from demo.opening import SHOWS
 from tests.helpers.page_fixtures import (
     CHROMIUM,
     CHROMIUM_ARGUMENTS,
