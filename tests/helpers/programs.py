@@ -104,6 +104,7 @@ def _run(arguments, stdout, stderr, cwd, environment, before):
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # TMPDIR counts again
+    multiprocessing.set_start_method(None, force=True)  # the platform's, not that with which this process was started
     # Neither this repository nor the modules that transformers has loaded from captioners' folders in this process.
     sys.path[:] = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     if before:
