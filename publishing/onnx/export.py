@@ -108,6 +108,7 @@ def export_graphs(model, encoder_file, decoder_file):
     pixel_values = torch.zeros(2, 3, model.config.image_size, model.config.image_size)
     with torch.no_grad():
         regions, *states = encoder(pixel_values)
+    states = [state.clone() for state in states]  # one tensor given twice would become one input of the graph
     names = [f"{rnn}.{part}" for rnn in ("first", "second") for part in range(len(states) // 2)]
     before, after = [f"past_key_values.{name}" for name in names], [f"present.{name}" for name in names]
     batch = {0: torch.export.Dim("batch")}

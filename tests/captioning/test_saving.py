@@ -76,7 +76,7 @@ def test_new_weights_with_the_same_settings_are_there_at_any_time(earlier, tmp_p
     model, processor = build_tiny()
     for parameter in model.parameters():
         parameter.data += 1
-    for changes in range(20):
+    for changes in range(100):
         folder = tmp_path / str(changes)
         shutil.copytree(earlier, folder)
         killed = killed_after(changes, lambda folder=folder: save_captioner(model, processor, folder))

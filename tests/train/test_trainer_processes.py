@@ -37,7 +37,7 @@ def assert_equal_runs(one, other):
     for row, row_other in zip(history(one), history(other), strict=True):
         assert row.keys() == row_other.keys()
         for name, value in row.items():
-            assert row_other[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-5))
+            assert row_other[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3, abs=1e-5))
     tensors, tensors_other = (load_file(folder / "model.safetensors") for folder in (one, other))
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensors_other[name], tensor, rtol=1e-4, atol=1e-5)
