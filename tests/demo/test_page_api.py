@@ -230,6 +230,7 @@ def test_page_and_endpoint_give_the_same_caption(open_page, client):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_twenty_concurrent_visitors_get_the_captions_of_their_own_photos(browser, address, captioner, tmp_path):
     """Twenty browser tabs; each photo has a unique size, which identifies it."""
     photos = {}

@@ -184,6 +184,7 @@ def test_corrections_contain_only_the_photo_and_the_caption(site, client):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_no_input_is_run_as_script(site, browser, tmp_path):
     """Captions, names of files, names in zips, corrections. The page sends no request to any other server either."""
     requested = []

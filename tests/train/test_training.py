@@ -169,6 +169,7 @@ def test_options_of_a_recipe_have_the_right_types(tmp_path):
     assert (first.max_train_samples, second.max_train_samples) == (5, None)
 
 
+@pytest.mark.slow
 def test_the_recipe_overfit(tmp_path, drawn_photos):
     """As on a new data set, but without timm's weights, which tests cannot download."""
     folder = tmp_path / "set"

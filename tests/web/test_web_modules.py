@@ -230,6 +230,7 @@ ENCODE = """async () => {
 }"""
 
 
+@pytest.mark.slow
 def test_encoding_on_a_gpu(browser, exported, tmp_path):
     """SwiftShader, which imitates a GPU on the CPU: not used as it is; passed off as a real one, it gives the same
     regions, the CPU takes over when it is lost, and it is not kept because it is slower.

@@ -85,6 +85,7 @@ def test_every_setting(tiny_captioner, rnn_type, settings):
         assert len({len(ids) for ids in captions}) > 1
 
 
+@pytest.mark.slow
 def test_shipped_captioner_on_200_photos():
     """Mixtures of the regions of the example photos, with the shipped settings."""
     if not (SHIPPED / "model.safetensors").exists():
