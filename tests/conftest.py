@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import datasets
 import pytest
+from accelerate.state import AcceleratorState
 from filelock import FileLock
 
 from tests.helpers.captioners import build_tiny, learn_by_heart
@@ -18,6 +19,13 @@ pytest_plugins = ["tests.helpers.page_fixtures", "tests.helpers.strangers"]
 
 # After each stream, `datasets` waits 5 s for threads of PyArrow, in case the program is about to exit.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Each test's first `Accelerator` decides its precision, as in a program of its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -37,7 +36,7 @@ def assert_equal_runs(one, other):
     for row, row_other in zip(history(one), history(other), strict=True):
         assert row.keys() == row_other.keys()
         for name, value in row.items():
-            assert row_other[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3, abs=1e-5))
+            assert row_other[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-5))
     tensors, tensors_other = (load_file(folder / "model.safetensors") for folder in (one, other))
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensors_other[name], tensor, rtol=1e-4, atol=1e-5)
@@ -88,22 +87,15 @@ def test_a_stage_has_its_own_accumulation(uneven_set, tmp_path):
     assert_equal_runs(tmp_path / "large", tmp_path / "accumulated")
 
 
-@pytest.fixture
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.parametrize(("options", "expected"), [([], "bf16"), (["--mixed_precision", "no"], "no")])
-def test_the_default_precision_is_that_of_accelerate_launch(tmp_path, monkeypatch, fresh_accelerate, options, expected):
+def test_the_default_precision_is_that_of_accelerate_launch(tmp_path, monkeypatch, options, expected):
     """`accelerate launch --mixed_precision bf16` sets this variable."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert make_accelerator(resolve([*options, "--output_dir", str(tmp_path)])[0]).mixed_precision == expected
 
 
 @pytest.mark.parametrize(("instructions", "hinted"), [({"avx2": True}, True), ({"amx_bf16": True}, False)])
-def test_a_cpu_without_bfloat16_is_told(tmp_path, monkeypatch, capsys, fresh_accelerate, instructions, hinted):
+def test_a_cpu_without_bfloat16_is_told(tmp_path, monkeypatch, capsys, instructions, hinted):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     make_accelerator(resolve(["--recipe", "flickr8k", "--output_dir", str(tmp_path)])[0])
     assert ("pass --mixed_precision no" in capsys.readouterr().err) == hinted
