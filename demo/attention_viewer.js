@@ -40,6 +40,7 @@ class AttentionViewer extends EventTarget {
   #hoveredRegion = null;
   #timer = null; // set while the words are played one after another
   #hadPhoto = false; // whether the visitor has chosen a photo
+  #rendered = null; // the server's answer that is shown, as JSON
   #mapOptions = { regions: false, blur: 0.5, strength: 1 };
   #otherMap = null; // drawn instead of the shown word's, such as that of a word of another caption
 
@@ -170,16 +171,24 @@ class AttentionViewer extends EventTarget {
   }
 
   render() {
-    const answer = JSON.parse(JSON.stringify(this.props.value || {})); // a copy, because Gradio tracks changes of its own
+    const value = JSON.stringify(this.props.value || {});
+    if (value === this.#rendered) {
+      // Asked for twice, such as by a new photo and by a setting. What the visitor did with the first one stays.
+      this.panel.classList.remove("waiting");
+      return;
+    }
+    const answer = JSON.parse(value); // a copy, because Gradio tracks changes of its own
     // Such as the example's caption in another language, which was asked for before the photo came.
     if (answer.opening && this.#hadPhoto) return;
     this.#hadPhoto ||= !answer.opening && Boolean(answer.photo || answer.message);
     for (const word of answer.words || []) word.map = word.map.flat();
     this.show(answer);
+    this.#rendered = value;
   }
 
   // Show an answer whose maps are in row-major order.
   show(answer) {
+    this.#rendered = null;
     this.stop();
     this.answer = answer;
     this.pinned = this.shown = this.#hoveredRegion = null;
