@@ -4,7 +4,7 @@ a second), or as a model repository.
     python -m publishing.export --onnx --model runs/captioner --photos PHOTOS
 
 writes `runs/captioner/onnx/`, in int8; `publishing/onnx/export.py` describes the files. It is calibrated on photos like
-those to be captioned, best the training photos; 32 are used, and they need no captions. Requires the packages onnx and
+those to be captioned, best the training photos; 128 are used, and they need no captions. Requires the packages onnx and
 onnxscript.
 """
 
@@ -21,7 +21,7 @@ from modeling_captioner import PhotoError
 
 from .publish import write_repository
 
-CALIBRATION_PHOTOS = 32
+CALIBRATION_PHOTOS = 128
 
 
 def calibration_photos(options):

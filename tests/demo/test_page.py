@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from modeling_captioner import explain, open_photo
+from tests.helpers.marks import slow_case
 from tests.helpers.page_fixtures import (
     EXAMPLES,
     OWN_WORD,
@@ -18,7 +19,6 @@ from tests.helpers.page_fixtures import (
     caption_words,
     map_pixels,
     needs_browser,
-    slow_case,
     upload_photo,
 )
 from tests.helpers.programs import run_python

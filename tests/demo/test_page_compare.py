@@ -9,6 +9,7 @@ import pytest
 
 from captioning.loading import load_captioner
 from modeling_captioner import explain, open_photo
+from tests.helpers.marks import slow_case
 from tests.helpers.page_client import PageClient, file_data
 from tests.helpers.page_fixtures import (
     EXAMPLES,
@@ -19,7 +20,6 @@ from tests.helpers.page_fixtures import (
     needs_browser,
     running_app,
     save_captioner,
-    slow_case,
 )
 from tests.helpers.programs import run_python
 

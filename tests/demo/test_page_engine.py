@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.paths import ROOT
 
 PAGE = """
@@ -28,6 +30,7 @@ print(captioner.explain(photos[1], **settings).caption)
 """
 
 
+@pytest.mark.slow
 def test_pytorch_is_imported_when_something_needs_it(exported, files, drawn_photos, tmp_path):
     """Sampling needs it, and a copy that was taught; not the page, its corrections or a given caption."""
     command = [sys.executable, "-c", PAGE, exported, tmp_path, *files[:2]]

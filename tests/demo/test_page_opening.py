@@ -1,5 +1,6 @@
 """The page as it opens, before a visitor has done anything: an example, its caption and its first map."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from captioning.opening import find_noun
 from demo.i18n import TEXTS
 from demo.opening import SHOWS, caption_examples
 from modeling_captioner import explain, open_photo
+from tests.helpers.marks import slow_case
 from tests.helpers.page_fixtures import (
     EXAMPLES,
     PHONE_AND_DESKTOP,
@@ -18,7 +20,6 @@ from tests.helpers.page_fixtures import (
     needs_browser,
     running_app,
     save_captioner,
-    slow_case,
     upload_photo,
 )
 
@@ -141,19 +142,17 @@ def test_example_can_be_explored_until_there_is_an_own_photo(open_page, captione
 
     page.get_by_text("Generation settings").click()
     length = page.get_by_label("number input for Maximum length")
-    length.fill("3")
-    length.press("Enter")
     path, _, _ = caption_examples(engine_of(captioner))
     shorter = explain(captioner.model, captioner.processor, open_photo(path), max_new_tokens=3)
     words = "[...document.querySelectorAll('.word > span')].map((word) => word.textContent).join(' ')"
-    try:
-        page.wait_for_function(f"caption => {words} === caption", arg=shorter.caption, timeout=30_000)
-    except TimeoutError:  # on a loaded machine a change is sometimes not followed, for a reason that is not known
-        length.fill("4")
-        length.press("Enter")
+    for _ in range(20):
         length.fill("3")
         length.press("Enter")
-        page.wait_for_function(f"caption => {words} === caption", arg=shorter.caption)
+        # On a loaded machine, Gradio sets a slider that has just appeared to its initial value after that.
+        with contextlib.suppress(TimeoutError):
+            page.wait_for_function(f"caption => {words} === caption", arg=shorter.caption, timeout=6_000)
+            break
+    assert " ".join(caption_words(page)) == shorter.caption
     assert page.locator("#photo").is_visible()
 
     page.locator(".word").first.focus()

@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import pytest
 
+from tests.helpers.marks import slow_case
 from tests.helpers.page_fixtures import (
     EXAMPLES,
     OWN_WORD,
     assert_no_serious_violations,
     caption_words,
     needs_browser,
-    slow_case,
     upload_photo,
 )
 

@@ -107,6 +107,7 @@ def save_corrections(folder, drawn_photos):
         save_correction(folder, photo.copy(), "a square on a red ground")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_three_corrections_change_the_caption_of_a_fourth_photo(open_teaching, captioner, axe, tmp_path):
     """The copy learns, is kept, answers, and is thrown away; the served captioner's files are what they were."""

@@ -66,7 +66,8 @@ def test_server_files_cannot_be_read(site, client):
     own = EXAMPLES / "coffee.jpg"
     paths = [own, "/etc/passwd", f"file://{own}", f"{site.uploads}/../../../../..{own}", site.model / "config.json"]
     for path in map(str, paths):
-        for data in (file_data(path), {"path": path}, file_data(path, url=path), {"url": path}, path):
+        forms = [file_data(path), {"path": path}, file_data(path, url=path), {"url": path}, path]
+        for data in forms if path == str(own) else forms[:1]:
             event, result = client.caption(data)
             assert event == "error", result
             assert is_error(client.trigger("photo", "change", data, *SETTINGS)), data
@@ -139,11 +140,11 @@ def test_zips_can_neither_write_outside_nor_fill_the_memory(site, client):
     assert [(row[0], bool(row[1])) for row in rows] == [("photos.zip//evil.jpg", True), ("photos.zip/inner.zip", False)]
     assert {path for path in site.root.rglob("*") if site.uploads not in path.parents} == before
 
-    ((_, caption, _, problem),) = caption_zip(client, make_zip(bomb=bytes(300_000_000)))
+    bomb = make_zip(bomb=bytes(60_000_000))
+    ((_, caption, _, problem),) = caption_zip(client, bomb)
     assert (caption, problem) == ("", "bomb is larger than 50 MB; make it smaller.")
 
-    bomb = make_zip(bomb=bytes(300_000_000))
-    lying = bomb.replace((300_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    lying = bomb.replace((60_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     ((_, caption, _, problem),) = caption_zip(client, lying)
     assert caption == ""
     assert problem.endswith(".")
@@ -317,13 +318,14 @@ SPELLINGS += ["captioner/{api}/{route}", "captioner/captioner/{api}/{route}", "c
 @pytest.mark.parametrize("route", CLOSED)
 def test_closed_routes_stay_closed_behind_a_prefix(site, proxied, route):
     """In whatever spelling: the application answers only routes that the page needs."""
-    for address in (site.address, proxied, f"{proxied}/captioner"):
-        for spelling in SPELLINGS:
-            path = spelling.format(api=API, route=route, upper=route.upper())
-            for method in ("GET", "POST"):
-                files = {"files": ("photo.jpg", COFFEE)} if method == "POST" else None
-                answer = httpx.request(method, f"{address.rstrip('/')}/{path}", files=files, trust_env=False)
-                assert answer.status_code in (404, 405), (address, path, method, answer.status_code)
+    with httpx.Client(trust_env=False) as client:
+        for address in (site.address, proxied, f"{proxied}/captioner"):
+            for spelling in SPELLINGS:
+                path = spelling.format(api=API, route=route, upper=route.upper())
+                for method in ("GET", "POST"):
+                    files = {"files": ("photo.jpg", COFFEE)} if method == "POST" else None
+                    answer = client.request(method, f"{address.rstrip('/')}/{path}", files=files)
+                    assert answer.status_code in (404, 405), (address, path, method, answer.status_code)
 
 
 def test_photos_are_uploaded_behind_a_prefix(proxied):

@@ -25,6 +25,7 @@ from modeling_captioner import (
 from publishing.static_site import fetch_runtime
 from tests.helpers.captioners import TINY_ENCODER
 from tests.helpers.drawn import COLORS, SHAPES, drawn_photo
+from tests.helpers.marks import slow_case
 from tests.helpers.paths import ROOT, SHIPPED
 from tests.helpers.programs import start_python
 from train.data import make_tokenizer
@@ -46,11 +47,6 @@ EXAMPLES = ROOT / "demo" / "examples"
 SIDE = 8
 OWN_WORD = ".caption-panel:not(.opening) .word"  # not of the example with which the page opens
 TIMEOUT = 120_000  # milliseconds; generous, because a training may be running on the same machine
-
-
-def slow_case(*values):
-    """Parameters with which a test shows again what it shows with others: in another window, say."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 PHONE_AND_DESKTOP = pytest.mark.parametrize(("width", "theme"), [(360, "dark"), slow_case(1280, "light")])

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from publishing.publish import write_repository
 from tests.helpers.hub_server import FakeHub
 from tests.helpers.isolated import BEGINNING, captions_here
+from tests.helpers.marks import slow_case
 from tests.helpers.page_fixtures import TIMEOUT, skip_unless_site_builds, wait_until_ready
 from tests.helpers.paths import ROOT, SHIPPED
 from tests.helpers.programs import start_python
@@ -236,10 +237,10 @@ def test_who_may_not_publish_hears_it_before_the_training(hub, command, tmp_path
     [
         ("PUT", "/lfs/", "drop", {}, ""),  # retried by huggingface_hub itself
         ("POST", "/commit/", "drop", {}, "could not be reached"),
-        ("POST", "/commit/", "lose", {}, "could not be reached"),
-        ("POST", "/commit/", 500, {}, "The Hub returned 500 (failed on purpose)"),
+        slow_case("POST", "/commit/", "lose", {}, "could not be reached"),
+        slow_case("POST", "/commit/", 500, {}, "The Hub returned 500 (failed on purpose)"),
         ("POST", "/commit/", 429, {"Retry-After": "1"}, "The Hub's rate limit is exceeded"),
-        ("POST", "/validate-yaml", 502, {}, "returned an invalid response"),
+        slow_case("POST", "/validate-yaml", 502, {}, "returned an invalid response"),
         ("POST", "/repos/create", 502, {}, "The Hub returned 502"),
     ],
 )
@@ -260,9 +261,9 @@ def test_what_passes_is_tried_again(hub, push, tmp_path, method, path, how, head
     ("method", "path", "how", "headers", "named"),
     [
         ("POST", "/commit/", 500, {}, "The Hub returned 500 (failed on purpose), and NAME was not changed"),
-        ("POST", "/commit/", 403, {}, "The token has no write access to NAME"),
+        slow_case("POST", "/commit/", 403, {}, "The token has no write access to NAME"),
         ("POST", "/commit/", 429, {"Retry-After": "3600"}, "The Hub's rate limit is exceeded, and"),
-        ("POST", "/preupload/", 413, {}, "NAME could not be published (The Hub returned 413"),
+        slow_case("POST", "/preupload/", 413, {}, "NAME could not be published (The Hub returned 413"),
         ("PUT", "/lfs/", 403, {}, "The token has no write access to NAME"),
     ],
 )

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.helpers.drawn import drawn_photo
+from tests.helpers.marks import slow_case
 from tests.helpers.programs import start_python
 from tests.helpers.strangers import STRANGERS, Evil
 from tests.helpers.training import arguments, caption_folder
@@ -151,7 +152,7 @@ def uninterrupted(drawn_set, tmp_path_factory):
     return options, (folder / "history.jsonl").read_text()
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ["loss", *map(slow_case, list(PLACES)[1:])])
 def test_a_run_resumes_wherever_a_worker_died(uninterrupted, tmp_path, refused, monkeypatch, place):
     """The worker is killed in step 3, before the last step of the epoch, while it is still running."""
     options, expected = uninterrupted

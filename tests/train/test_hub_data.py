@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from modeling_captioner import CaptionerForConditionalGeneration
 from tests.helpers.hub_server import FakeHub
+from tests.helpers.marks import slow_case
 from tests.helpers.paths import ROOT, SHIPPED
 from tests.helpers.photo_server import PhotoServer
 from tests.helpers.shards import tar
@@ -245,7 +246,9 @@ RESTVAL = (karpathy_urls, karpathy_in_one_file, karpathy_photos)
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
-    "schema", [*RESTVAL, row_per_caption, webdataset_json, coco_url], ids=lambda schema: schema.__name__
+    "schema",
+    [RESTVAL[0], *map(slow_case, RESTVAL[1:]), row_per_caption, webdataset_json, slow_case(coco_url)],
+    ids=lambda schema: schema.__name__,
 )
 def test_original_splits(ask, schema, streaming):
     splits = ask(dataset_name=[f"coco/{schema.__name__}"], streaming=streaming)
@@ -257,7 +260,7 @@ def test_original_splits(ask, schema, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("schema", [karpathy_urls, karpathy_in_one_file], ids=lambda schema: schema.__name__)
+@pytest.mark.parametrize("schema", [karpathy_urls, slow_case(karpathy_in_one_file)], ids=lambda schema: schema.__name__)
 def test_another_split_to_validate_on(ask, schema, streaming):
     splits = ask(dataset_name=[f"coco/{schema.__name__}"], streaming=streaming, eval_split="test")
     assert splits["validation"] == [[n, captions(n)] for n in KARPATHY["test"]]

@@ -34,7 +34,7 @@ def test_the_better_of_the_best_checkpoint_and_the_mean_is_kept(drawn_set, tmp_p
 
 
 def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(drawn_set, tmp_path):
-    options = {"soup": "greedy", "checkpoints_total_limit": 3, "eval_steps": 10, "num_train_epochs": 20}
+    options = {"soup": "greedy", "checkpoints_total_limit": 3, "eval_steps": 8, "num_train_epochs": 12}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", learning_rate=0.01, **options)))
     best = max(row["score"] for row in history(tmp_path / "run") if "score" in row)
     options = {"evaluate_only": "true", "model": tmp_path / "run", "data_dir": drawn_set}

@@ -85,6 +85,7 @@ def test_a_batch_of_a_stream_whose_photos_are_all_broken_trains_nothing(shards, 
     assert len(losses) < 40, "a step without items has no loss to log"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "streaming"), [("spawn", True), ("forkserver", False)])
 def test_workers_that_are_not_forked(shards, drawn_set, tmp_path, monkeypatch, method, streaming):
     """As on macOS, on Windows and in Python 3.14: a worker receives what it needs, and the losses are the same."""

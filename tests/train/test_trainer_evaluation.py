@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,8 +13,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from captioning.cores import usable_cores
-from tests.helpers.paths import ROOT
 from tests.helpers.scored_captions import MODEL, PEOPLE
+from tests.helpers.training import run_in_two_processes
 from train import metrics
 from train.cli import main
 from train.evaluation import write_evaluation
@@ -44,6 +42,7 @@ def evaluated(folder):
     return [json.loads((folder / f"{name}.json").read_text()) for name in ("predictions", "scores")]
 
 
+@pytest.mark.slow
 def test_one_or_two_processes_evaluate_each_photo_once(coco_set, learnt_captioner, drawn_photos, tmp_path, capsys):
     options = ["--evaluate_only", "--model", str(learnt_captioner), "--data_dir", str(coco_set)]
     options += ["--per_device_eval_batch_size", "2", "--num_beams", "1"]
@@ -57,11 +56,7 @@ def test_one_or_two_processes_evaluate_each_photo_once(coco_set, learnt_captione
     assert "BLEU-4   1" in printed.out
     idle = torch.get_num_threads() < usable_cores()
     assert (f"--num_cpu_threads_per_process {usable_cores()}" in printed.err) == idle
-    # "standalone" chooses a free port, because other tests run at the same time.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    command = [*torchrun, ROOT / "train", *options, "--output_dir", tmp_path / "two"]
-    assert subprocess.run(command, env=environment, timeout=600, check=False).returncode == 0
+    run_in_two_processes(*options, "--output_dir", str(tmp_path / "two"), folder=tmp_path)
     assert evaluated(tmp_path / "two")[0] == predictions
     assert evaluated(tmp_path / "two")[1] == pytest.approx(scores, rel=1e-5)
 
@@ -112,6 +107,7 @@ def test_a_java_that_fails_costs_only_its_metrics(tmp_path, monkeypatch, caplog,
     assert reason in caplog.messages[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("java"), reason="COCO's evaluation needs Java")
 def test_scores_equal_those_of_the_coco_evaluation():
     """To four decimals, including the tokenizer."""

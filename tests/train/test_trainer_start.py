@@ -133,6 +133,7 @@ def test_a_launcher_that_would_shard_the_model_is_refused(capsys, tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_alone_it_says_how_to_begin(tmp_path):
     """The command lines that it prints are right."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "train")]
@@ -145,6 +146,7 @@ def test_alone_it_says_how_to_begin(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_timm_weights_that_cannot_be_had_are_told_before_the_data_are_looked_at(drawn_set, tmp_path):
     """With the weights in the cache, the run needs no network."""
     weights = timm.create_model("test_resnet").state_dict()

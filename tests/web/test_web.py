@@ -47,7 +47,7 @@ def score(explanation, reference):
 
 
 def test_captions_equal_those_of_python(visit, reference):
-    """The example photos, mirrored ones and details of them; nothing is requested from anywhere else.
+    """The example photos, mirrored ones and a few details; nothing is requested from anywhere else.
 
     Word for word, but for ties: onnxruntime sums in another order in a browser, so a caption's log-probability differs
     by up to about 0.1, and beam search may drop another beginning. Such a caption must be about as likely as Python's.
@@ -56,7 +56,7 @@ def test_captions_equal_those_of_python(visit, reference):
     assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
     captions, others = [], 0
     details = [photo.crop((photo.width // 3, 0, photo.width, photo.height // 2)) for photo in photos]
-    changed = [*map(ImageOps.mirror, photos), *details[:4], *map(ImageOps.flip, photos[:4])]
+    changed = [*map(ImageOps.mirror, photos), *details[:2]]
     files = [*sorted(EXAMPLES.glob("*.jpg")), *(("photo.png", png(photo)) for photo in changed)]
     for photo, file in zip([*photos, *changed], files, strict=True):
         choose_photo(visit.page, file)
@@ -68,9 +68,9 @@ def test_captions_equal_those_of_python(visit, reference):
         if captions[-1] != expected.caption:
             others += 1
             assert score(found, reference) > score(expected, reference) - 0.5, captions[-1]
-    assert others <= 3
-    assert len(captions) == 20
-    assert len(set(captions)) > 10
+    assert others <= 2
+    assert len(captions) == 14
+    assert len(set(captions)) > 7
     assert len([url for url in visit.requests if "onnx" in url]) >= 4, "requests are seen"
     assert not any("webgpu" in url for url in visit.requests), "one photo at a time needs no GPU"
     assert [url for url in visit.requests if not url.startswith((visit.address, "data:", "blob:"))] == []
@@ -214,6 +214,7 @@ def test_axe_finds_no_serious_violations(visit):
     assert_no_serious_violations(axe, visit.page)
 
 
+@pytest.mark.slow
 def test_vietnamese_page_on_a_phone_in_the_dark(visit, open_site):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     options = {"viewport": {"width": 360, "height": 800}, "color_scheme": "dark", "locale": "vi-VN"}

@@ -66,7 +66,7 @@ def test_a_setting_moved_while_a_photo_is_on_its_way(visit, reference):
     """The new photo's caption stands under the new photo, with the new setting."""
     page = visit.page
     choose_photo(page, EXAMPLES / "chelsea.jpg")
-    for name, beams in (("kite", 1), ("coffee", 3), ("astronaut", 1)):
+    for name, beams in (("kite", 1), ("coffee", 3)):
         before = page.locator("img.photo").get_attribute("src")
         old_caption = page.locator(".sentence").text_content()
         page.evaluate(WATCH_PAIRS)
@@ -102,6 +102,7 @@ def test_photos_may_be_dropped_anywhere(visit, reference):
     assert caption_words(page) == caption
 
 
+@pytest.mark.slow
 def test_what_a_host_serves_late_is_not_kept(site, open_site):
     """Its own page in the place of a file, and an older version of one; both of small files and of the captioner's."""
     settings = json.loads((site / "model" / "generation_config.json").read_text())

@@ -67,6 +67,7 @@ def test_own_photo_and_settings_survive_a_reload(open_site, server):
     assert page.locator("#settings input[name=num_beams]").input_value() == other
 
 
+@pytest.mark.slow
 def test_the_settings_of_both_sides_are_in_the_address(open_site, server):
     page = open_ready(open_site, f"{server.address}?tab=2&a_num_beams=4&b_num_beams=99")
     sides = page.locator("#comparison .caption-panel")
@@ -82,6 +83,7 @@ def test_the_settings_of_both_sides_are_in_the_address(open_site, server):
     assert not page.locator("#same_photo").is_checked()
 
 
+@pytest.mark.slow
 def test_nonsense_in_the_address_opens_the_page_as_if_it_were_not_there(open_site, server):
     page = open_ready(open_site, server.address)
     words = caption_words(page)

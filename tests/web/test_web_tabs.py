@@ -52,6 +52,7 @@ def test_before_the_captioner_is_there(site, open_site, reference):
         assert page.locator("#status").text_content() == ""
 
 
+@pytest.mark.slow
 def test_the_example_can_be_changed_like_a_photo(site, open_site, reference):
     with FileServer(site) as server:
         page, _ = open_site(server.address)
