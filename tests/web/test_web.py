@@ -92,7 +92,7 @@ def test_map_is_brightest_where_the_attention_is_largest(visit, reference):
     expected = reference.explain(open_photo(EXAMPLES / "astronaut.jpg"))
     for number, word in enumerate(expected.words):
         visit.page.locator(".word").nth(number).hover()
-        assert word.map[brightest_region(map_pixels(visit.page.locator("#caption_tab")))] > 0.97 * word.map.max(), (
+        assert word.map[brightest_region(map_pixels(visit.page.locator("#caption_tab")))] > 0.95 * word.map.max(), (
             word.text
         )
 
