@@ -34,7 +34,7 @@ def download(urls, workers):
     Yields (URL, error) for each photo as it completes; `error` is "" if its [`cached_file`] exists now, and otherwise
     a sentence that says why it could not be downloaded.
     """
-    with ThreadPoolExecutor(workers) as pool, make_client(workers) as client:
+    with make_client(workers) as client, ThreadPoolExecutor(workers) as pool:  # the client is closed last
         futures = {pool.submit(_download, client, url): url for url in urls}
         try:
             for future in as_completed(futures):
