@@ -4,6 +4,7 @@ import itertools
 import logging
 import random
 import zlib
+from contextlib import closing
 
 from datasets import Dataset, Image, concatenate_datasets
 from datasets.utils.file_utils import xopen
@@ -98,22 +99,26 @@ class StreamedPhotos(IterableDataset):
     def __iter__(self):
         self.skipped = 0
         with make_client(self.workers) as client:
-            photos = prefetch_map(lambda row: (row, self._image(row[self.image], client)), self.stream, self.workers)
-            for number, (row, image) in enumerate(photos):
-                name = (_path(image) or str(number)).rpartition("/")[2]
-                pairs = self.captions_of(row)
-                yield {
-                    "photo": number,
-                    "set": self.source.name,
-                    "name": name,
-                    "image": image,
-                    "captions": [text for _, text in pairs],
-                    "languages": [language for language, _ in pairs],
-                    "label": None,
-                    "epoch": self.epoch,
-                }
+            fetched = prefetch_map(lambda row: (row, self._image(row[self.image], client)), self.stream, self.workers)
+            with closing(fetched) as photos:  # before the client, so that no request waits for a closed connection
+                yield from self._rows(photos)
         if self.skipped and self.epoch == 0:
             logger.warning("%d rows of the stream have no caption.", self.skipped)
+
+    def _rows(self, photos):
+        for number, (row, image) in enumerate(photos):
+            name = (_path(image) or str(number)).rpartition("/")[2]
+            pairs = self.captions_of(row)
+            yield {
+                "photo": number,
+                "set": self.source.name,
+                "name": name,
+                "image": image,
+                "captions": [text for _, text in pairs],
+                "languages": [language for language, _ in pairs],
+                "label": None,
+                "epoch": self.epoch,
+            }
 
     @staticmethod
     def _image(cell, client):
