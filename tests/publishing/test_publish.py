@@ -136,6 +136,7 @@ def test_train_push_update_load(hub, command, push, tmp_path, files, drawn_photo
     assert told == [[captions_here(tmp_path / "here", files)] * 2, [[caption for _, caption in drawn_photos]] * 2]
 
 
+@pytest.mark.slow
 def test_a_data_set_on_the_hub_is_streamed(hub, command, tmp_path, drawn_set):
     """Parquet on the Hub, read during the training."""
     for split, photos in load_dataset("imagefolder", data_dir=str(drawn_set)).items():

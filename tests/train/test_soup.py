@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -33,6 +34,7 @@ def test_the_better_of_the_best_checkpoint_and_the_mean_is_kept(drawn_set, tmp_p
     torch.testing.assert_close(load_file(tmp_path / "model.safetensors")["decoder.output_bias"], expected)
 
 
+@pytest.mark.slow
 def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(drawn_set, tmp_path):
     options = {"soup": "greedy", "checkpoints_total_limit": 3, "eval_steps": 8, "num_train_epochs": 12}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "run", learning_rate=0.01, **options)))

@@ -201,6 +201,7 @@ def test_unseen_combinations_are_captioned_correctly(tmp_path):
     assert caption_folder(tmp_path / "run", list(photos)) == list(captions)
 
 
+@pytest.mark.slow
 def test_file_names_and_captions_in_other_scripts(drawn_photos, tmp_path):
     """Folders, photos and captions in Cyrillic and Chinese; no file is read or written in the locale's encoding."""
     folder = tmp_path / "Фото" / "图片"

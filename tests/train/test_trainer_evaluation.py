@@ -61,6 +61,7 @@ def test_one_or_two_processes_evaluate_each_photo_once(coco_set, learnt_captione
     assert evaluated(tmp_path / "two")[1] == pytest.approx(scores, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_chosen_split_can_be_streamed(coco_set, learnt_captioner, drawn_photos, tmp_path):
     options = ["--evaluate_only", "--model", str(learnt_captioner), "--data_dir", str(coco_set), "--num_beams", "1"]
     main([*options, "--output_dir", str(tmp_path / "train"), "--eval_split", "train", "--streaming"])

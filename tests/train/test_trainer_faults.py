@@ -25,6 +25,7 @@ def test_a_nan_loss_stops_the_run_and_names_the_photos(drawn_set, drawn_photos, 
     assert caption_folder(tmp_path, [drawn_photos[0][0]]), "the captioner loads"
 
 
+@pytest.mark.slow
 def test_a_run_resumes_between_stages_without_its_cache(drawn_set, tmp_path):
     """Bit for bit, from the last checkpoint of the first stage, and from one in the middle of the second."""
     recipe = tmp_path / "recipe.yaml"

@@ -167,6 +167,7 @@ def covered_regions(weights):
     return hidden, min(margins)
 
 
+@pytest.mark.slow
 def test_second_visit_needs_no_server(site, open_site):
     with FileServer(site) as server:
         page, _ = open_site(server.address)

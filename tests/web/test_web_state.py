@@ -50,6 +50,7 @@ def test_reload_and_back_bring_back_what_was_seen(open_site, server):
     wait_for_words(page, first)
 
 
+@pytest.mark.slow
 def test_own_photo_and_settings_survive_a_reload(open_site, server):
     page = open_ready(open_site, server.address)
     choose_photo(page, EXAMPLES / "kite.jpg")

@@ -24,6 +24,7 @@ from tests.helpers.photo_server import FileServer
 pytestmark = needs_browser
 
 
+@pytest.mark.slow
 def test_before_the_captioner_is_there(site, open_site, reference):
     """The page opens with an example and its caption; a photo is seen at once, and captioned later."""
     (encoder,) = (path for path in site_files(site) if "encoder" in path)
@@ -65,6 +66,7 @@ def test_the_example_can_be_changed_like_a_photo(site, open_site, reference):
         assert " ".join(caption_words(page)) == reference.explain(photo, text=text).caption
 
 
+@pytest.mark.slow
 def test_two_captions_side_by_side(visit, reference):
     """Greedy search beside beams; a word is shown on both sides; then two photos."""
     page = visit.page
