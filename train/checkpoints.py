@@ -57,8 +57,9 @@ def restore(checkpoint, output_dir):
     """Restore the output folder to its state at `checkpoint`: the best captioner so far, and no later checkpoints."""
     if (checkpoint / BEST).exists():
         with writing(output_dir / MODEL):
-            _link(checkpoint / BEST, output_dir / "part.safetensors")
-            os.replace(output_dir / "part.safetensors", output_dir / MODEL)
+            _link(checkpoint / BEST, checkpoint / "part.safetensors")  # not beside files of others
+            os.replace(checkpoint / "part.safetensors", output_dir / MODEL)
+            (checkpoint / "part.safetensors").unlink(missing_ok=True)  # replacing a file by itself leaves both
     number = int(checkpoint.parent.name.partition("-")[0])
     for stage in checkpoint.parent.parent.iterdir():
         if int(stage.name.partition("-")[0]) > number:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.training import arguments, caption_folder, history
 from train import checkpoints
@@ -123,3 +123,16 @@ def test_last_skips_incomplete_checkpoints_or_starts_over(drawn_set, tmp_path):
         file.unlink()
     run(resolve(arguments(**options)))
     assert history(tmp_path) == rows
+
+
+def test_going_back_to_a_checkpoint_leaves_files_of_others(tmp_path):
+    """Whatever they are called."""
+    checkpoint = tmp_path / "checkpoints" / "1-captions" / "step-1"
+    checkpoint.mkdir(parents=True)
+    save_file({"weight": torch.ones(1)}, checkpoint / checkpoints.BEST)
+    (tmp_path / "part.safetensors").write_text("mine")
+    for _ in range(2):  # the second time, the captioner is that file already
+        checkpoints.restore(checkpoint, tmp_path)
+        assert load_file(tmp_path / checkpoints.MODEL)["weight"].tolist() == [1]
+    assert (tmp_path / "part.safetensors").read_text() == "mine"
+    assert [file.name for file in checkpoint.iterdir()] == [checkpoints.BEST]
