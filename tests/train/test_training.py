@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_hook
 
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor
+from modeling_captioner.encoder import CaptionerEncoder
 from tests.helpers.paths import ROOT
 from tests.helpers.programs import run_python
 from tests.helpers.training import arguments, caption_folder, history
@@ -64,6 +67,25 @@ def test_self_critical_raises_the_reward(drawn_set, tmp_path):
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "rl", num_train_epochs=15, **options)))
     before, after = (max(row.get("CIDEr-D", 0) for row in history(folder)) for folder in (base, tmp_path / "rl"))
     assert after > before
+
+
+def test_self_critical_encodes_each_photo_once_a_step(learnt_captioner, drawn_set, tmp_path):
+    """For sampling and for both losses, although the encoder learns; the validation encodes once more at most."""
+    encoded = []
+
+    def count(module, inputs, output):
+        if isinstance(module, CaptionerEncoder):
+            encoded.append((len(output.last_hidden_state), torch.is_grad_enabled()))
+
+    options = {"model": learnt_captioner, "stage": "self_critical", "cross_entropy_weight": 0.2, "num_train_epochs": 1}
+    options |= {"encoder_trainable_from": "all", "encoder_learning_rate": 1e-5}
+    hook = register_module_forward_hook(count)
+    try:
+        run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path, **options)))
+    finally:
+        hook.remove()
+    assert [photos for photos, learning in encoded if learning] == [4, 4]
+    assert sum(photos for photos, learning in encoded if not learning) <= 8
 
 
 @pytest.mark.parametrize(
