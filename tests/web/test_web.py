@@ -50,7 +50,7 @@ def test_captions_equal_those_of_python(visit, reference):
     """The example photos, mirrored ones and a few details; nothing is requested from anywhere else.
 
     Word for word, but for ties: onnxruntime sums in another order in a browser, so a caption's log-probability differs
-    by up to about 0.1, and beam search may drop another beginning. Such a caption must be about as likely as Python's.
+    by up to about 0.1, and beam search may drop another beginning. Such a caption must be as likely as Python's.
     """
     photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
     assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
@@ -67,7 +67,7 @@ def test_captions_equal_those_of_python(visit, reference):
         assert log_probability(beams[0]) == pytest.approx(found.log_probability, abs=NOISE), captions[-1]
         if captions[-1] != expected.caption:
             others += 1
-            assert score(found, reference) > score(expected, reference) - 0.5, captions[-1]
+            assert score(found, reference) > score(expected, reference) - NOISE / len(found.words), captions[-1]
     assert others <= 2
     assert len(captions) == 14
     assert len(set(captions)) > 7
@@ -87,12 +87,12 @@ def test_page_and_worker_may_not_request_anything_else(visit):
 
 
 def test_map_is_brightest_where_the_attention_is_largest(visit, reference):
-    choose_photo(visit.page, EXAMPLES / "astronaut.jpg")
+    choose_photo(visit.page, EXAMPLES / "coffee.jpg")
     visit.page.locator("input.blur").fill("0.15")  # the minimum: where the map is sampled, no neighbour mixes in
-    expected = reference.explain(open_photo(EXAMPLES / "astronaut.jpg"))
+    expected = reference.explain(open_photo(EXAMPLES / "coffee.jpg"))
     for number, word in enumerate(expected.words):
         visit.page.locator(".word").nth(number).hover()
-        assert word.map[brightest_region(map_pixels(visit.page.locator("#caption_tab")))] > 0.95 * word.map.max(), (
+        assert word.map[brightest_region(map_pixels(visit.page.locator("#caption_tab")))] > 0.97 * word.map.max(), (
             word.text
         )
 
