@@ -17,8 +17,8 @@ import timm
 import torch
 
 from benchmarks.other_captioners import OTHERS
-from captioning.onnx.captioner import OnnxCaptioner
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor, open_photo
+from modeling_captioner.onnx_captioner import OnnxCaptioner
 
 ROOT = Path(__file__).parents[1]
 WORDS = 12

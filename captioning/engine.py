@@ -57,7 +57,7 @@ def _suits_onnx():
 def _load_onnx(name, generation):
     if not importlib.util.find_spec("onnxruntime"):
         raise ValueError("--engine onnx needs the package onnxruntime; install it with pip install onnxruntime.")
-    from .onnx.captioner import OnnxCaptioner
+    from modeling_captioner.onnx_captioner import OnnxCaptioner
 
     folder = name if Path(name).is_dir() else download_export(name)
     check_generation_config(folder)

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from modeling_captioner.cores import usable_cores
 from modeling_captioner.photos import LFS_POINTER
 
-from .cores import usable_cores
 from .generation import check_generation_config
 
 # PyTorch and transformers are imported inside the functions, so that --help and usage errors respond immediately.

@@ -10,9 +10,9 @@ import threading
 import time
 from pathlib import Path
 
-from captioning.cores import usable_cores
 from captioning.loading import load_captioner
 from demo.corrections import read_corrections
+from modeling_captioner.cores import usable_cores
 
 STEPS = 40
 POLL_SECONDS = 0.3

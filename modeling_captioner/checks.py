@@ -49,6 +49,8 @@ def check_generation(settings: Mapping[str, Any]) -> None:
             f"num_return_sequences={captions} asks for more captions than num_beams={beams or 1} finds; raise"
             " num_beams, or sample with do_sample."
         )
+    if settings.get("early_stopping") not in (None, True, False, "never"):
+        raise ValueError(f"early_stopping={settings['early_stopping']!r} must be true, false or 'never'.")
     conjunctions = settings.get("conjunction_token_ids")
     if conjunctions is not None and not (
         isinstance(conjunctions, list) and all(_is(Integral, token) for token in conjunctions)

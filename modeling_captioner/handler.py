@@ -2,39 +2,57 @@
 
 import base64
 import binascii
+import logging
+from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 MAX_PHOTOS = 32
 # Upper bounds, so that one request cannot occupy the endpoint for minutes.
 LIMITS = {"max_length": 64, "max_new_tokens": 64, "num_beams": 16, "num_return_sequences": 16}
 # The other parameters of `generate` that a request may set.
-PARAMETERS = {
-    *("do_sample", "early_stopping", "length_penalty", "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size"),
-    *("repetition_penalty", "temperature", "top_k", "top_p", "typical_p"),
-}
+NEED_PYTORCH = {"do_sample", "min_length", "min_p", "repetition_penalty", "temperature", "top_k", "top_p", "typical_p"}
+PARAMETERS = {"early_stopping", "length_penalty", "min_new_tokens", "no_repeat_ngram_size"} | NEED_PYTORCH
+logger = logging.getLogger(__name__)
 
 
 class EndpointHandler:
-    """Captions the photos of a request.
+    """Captions the photos of a request: on a GPU with PyTorch, else with onnxruntime if the repository has an export.
 
     Args:
         path: the model repository, as a local folder or a name on the Hub.
     """
 
     def __init__(self, path=""):
-        path = str(path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True).to(device)
-        self.model.optimize_for_inference()
-        self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
-        # Loaded as transformers loads the model's code, so that nothing here depends on `sys.path`.
-        self.open_photo = get_class_from_dynamic_module("photos.open_photo", path)
-        self.check_language = get_class_from_dynamic_module("languages.check_language", path)
-        self.explain_photos = get_class_from_dynamic_module("explaining.explain_photos", path)
+        self.folder = str(path) if Path(path).is_dir() else snapshot_download(path)
+        self.open_photo = self._import("photos.open_photo")
+        self.check_language = self._import("languages.check_language")
+        self.explain_photos = self._import("explaining.explain_photos")
+        self.languages = AutoConfig.from_pretrained(self.folder, trust_remote_code=True).languages
+        self.processor = AutoProcessor.from_pretrained(self.folder, trust_remote_code=True)
+        self.onnx = None if torch.cuda.is_available() else self._load_onnx()
+        self.model = None if self.onnx else self._load_model()
+
+    def _import(self, name):
+        """Import as transformers imports the model's code, so that nothing here depends on `sys.path`."""
+        return get_class_from_dynamic_module(name, self.folder)
+
+    def _load_onnx(self):
+        """The ONNX export, or None without one."""
+        try:
+            return self._import("onnx_captioner.OnnxCaptioner")(self.folder)
+        except (ImportError, ValueError) as error:
+            logger.warning("%s Captioning with PyTorch instead.", error)
+            return None
+
+    def _load_model(self):
+        model = AutoModelForImageTextToText.from_pretrained(self.folder, trust_remote_code=True)
+        model.optimize_for_inference()
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, data):
         """Caption the photos of one request.
@@ -52,10 +70,14 @@ class EndpointHandler:
         """
         photos = self._photos(data)
         text, language, attention, generation = self._parameters(data)
-        explanations = self.explain_photos(
-            self.model, self.processor, photos, text=text, language=language, **{"num_return_sequences": 1} | generation
-        )
-        return [_format_answer(explanation, attention) for explanation in explanations]
+        settings = {"text": text, "language": language, "num_return_sequences": 1} | generation
+        return [_format_answer(explanation, attention) for explanation in self._explain(photos, settings)]
+
+    def _explain(self, photos, settings):
+        if self.onnx and not settings.keys() & NEED_PYTORCH:
+            return self.onnx.explain_photos(photos, **settings)
+        self.model = self.model or self._load_model()
+        return self.explain_photos(self.model, self.processor, photos, **settings)
 
     def _photos(self, data):
         if not isinstance(data, dict) or "inputs" not in data:
@@ -81,7 +103,7 @@ class EndpointHandler:
             raise ValueError(f'parameters={parameters!r} is not an object; send {{"num_beams": 3}}, for example.')
         generation = dict(parameters)
         text, attention = generation.pop("text", ""), generation.pop("return_attention", False)
-        language = self.check_language(generation.pop("language", None), self.model.config.languages)
+        language = self.check_language(generation.pop("language", None), self.languages)
         if not isinstance(text, str):
             raise ValueError(f"text={text!r} is not a string; give the words that the caption starts with.")
         for name, value in generation.items():

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from captioning.loading import SHIPPED, load_captioner
-from captioning.onnx.files import find_onnx
 from captioning.saving import save_captioner
+from modeling_captioner.onnx_files import find_onnx
 
 from . import hub
 from .card import EXAMPLES, ROOT, add_examples, shipped_card, trained_card

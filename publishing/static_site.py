@@ -30,11 +30,11 @@ from safetensors import safe_open
 from captioning.engine import download_export
 from captioning.errors import print_error
 from captioning.loading import SHIPPED, check_model
-from captioning.onnx.captioner import OnnxCaptioner
-from captioning.onnx.files import find_onnx
-from captioning.onnx.search import check_settings
 from captioning.opening import choose_opening
 from modeling_captioner import open_photo
+from modeling_captioner.onnx_captioner import OnnxCaptioner
+from modeling_captioner.onnx_files import find_onnx
+from modeling_captioner.onnx_search import check_settings
 
 from . import hub
 

@@ -10,8 +10,8 @@ from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from transformers import GenerationConfig, ViTImageProcessorPil
 
 from captioning import loading
-from captioning.cores import usable_cores
 from modeling_captioner import CaptionerConfig, CaptionerForConditionalGeneration, CaptionerProcessor
+from modeling_captioner.cores import usable_cores
 
 from .data import (
     StreamedPhotos,

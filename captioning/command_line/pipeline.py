@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from captioning.cores import usable_cores
 from captioning.prefetch import prefetch_map
 from modeling_captioner import PhotoError
+from modeling_captioner.cores import usable_cores
 
 from .outputs import Captions
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from captioning.cores import thread_count
+from modeling_captioner.cores import thread_count
 
 # Accelerate and PyTorch are imported inside the functions, so that usage errors respond immediately.
 

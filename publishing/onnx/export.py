@@ -7,7 +7,7 @@ The layout follows transformers.js and Optimum:
 | `onnx/encoder_model_quantized.onnx` | one run per photo |
 | `onnx/decoder_model_merged_quantized.onnx` | one run per word, including the first |
 | `config.json` | `languages`, of a captioner of several |
-| `generation_config.json` | first token, settings of `captioning/onnx/search.py`, what differs by `languages` |
+| `generation_config.json` | first token, settings of `modeling_captioner/onnx_search.py`, what differs by `languages` |
 | `processor_config.json` | `image_processor`: `size`, `resample`, `rescale_factor`, `image_mean`, `image_std` |
 | `tokenizer.json` | `model.vocab`: {word: id}; a caption is its words joined by spaces |
 
@@ -24,8 +24,8 @@ The layout follows transformers.js and Optimum:
 | | `present.*` | (batch, layers, hidden) | float32, the RNN states after this word |
 
 `*` stands for `first.0` and `second.0` (GRU), or `first.0`, `first.1`, `second.0` and `second.1` (LSTM). The metadata
-of both graphs hold `weights`, the `captioning.onnx.files.weights_fingerprint` of the weights they were exported from,
-and `calibration_photos`, their number.
+of both graphs hold `weights`, the `weights_fingerprint` (`modeling_captioner/onnx_files.py`) of the weights they were
+exported from, and `calibration_photos`, their number.
 """
 
 import tempfile
@@ -37,9 +37,9 @@ import torch
 from torch import nn
 
 from captioning.loading import load_captioner
-from captioning.onnx.files import FILES, weights_fingerprint
 from captioning.saving import writing
 from modeling_captioner.modeling_captioner import RnnCache
+from modeling_captioner.onnx_files import FILES, weights_fingerprint
 
 from .quantization import compress_matrices, quantize_convolutions
 

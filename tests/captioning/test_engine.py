@@ -23,7 +23,7 @@ from tests.helpers.paths import ROOT, SHIPPED
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
-from captioning.onnx.captioner import OnnxCaptioner
+from modeling_captioner.onnx_captioner import OnnxCaptioner
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 EXAMPLES = sorted(ROOT.glob("demo/examples/*.jpg"))
@@ -46,7 +46,7 @@ def float_export(tmp_path_factory):
     pytest.importorskip("onnxscript", reason="needs onnxscript")
     import torch
 
-    from captioning.onnx.files import FILES
+    from modeling_captioner.onnx_files import FILES
     from publishing.onnx.export import export_graphs
 
     folder = tmp_path_factory.mktemp("float")
@@ -68,7 +68,7 @@ def float_export(tmp_path_factory):
 def write_fingerprint(folder, file):
     import onnx
 
-    from captioning.onnx.files import weights_fingerprint
+    from modeling_captioner.onnx_files import weights_fingerprint
 
     graph = onnx.load(file)
     onnx.helper.set_model_props(graph, {"weights": weights_fingerprint(folder)})

@@ -3,11 +3,13 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from modeling_captioner.handler import EndpointHandler
 from publishing.publish import write_repository
@@ -134,7 +136,7 @@ def test_wrong_requests_get_one_sentence_each(asked):
         "num_beams='3' must be an integer from 1 to 16",
         "num_beams=None must be an integer from 1 to 16",
         "num_return_sequences=3 asks for more captions than num_beams=1 finds",
-        "`early_stopping` must be a boolean or 'never'",
+        "early_stopping='soon' must be true, false or 'never'",
         "language='vi' is unknown; this captioner has only one",
     ]
     for sentence, beginning in zip(sentences, expected, strict=True):
@@ -156,6 +158,27 @@ def test_faults_of_ours_are_not_blamed_on_the_client(learnt_captioner, files, mo
         with pytest.raises(type(fault), match=str(fault)):
             handler({"inputs": files[0].read_bytes()})
         hook.remove()
+
+
+def test_without_a_gpu_the_export_captions(exported, drawn_photos, files, tmp_path):
+    """PyTorch is loaded for what only PyTorch can do, and answers instead of an export of other weights."""
+    captions = [caption for _, caption in drawn_photos]
+    photos = [file.read_bytes() for file in files]
+    handler = EndpointHandler(exported)
+    answers = handler({"inputs": photos, "parameters": {"return_attention": True}})
+    assert [answer["generated_text"] for answer in answers] == captions
+    with pytest.raises(ValueError, match="early_stopping='soon' must be true, false or 'never'"):
+        handler({"inputs": photos[0], "parameters": {"early_stopping": "soon"}})
+    assert handler.model is None
+    (sampled,) = handler({"inputs": photos[0], "parameters": {"do_sample": True, "top_k": 1, "num_beams": 1}})
+    assert sampled["generated_text"] == captions[0]
+    assert handler.model is not None
+
+    stale = tmp_path / "stale"
+    shutil.copytree(exported, stale)
+    tensors = load_file(stale / "model.safetensors")
+    save_file(tensors | {"decoder.output_bias": tensors["decoder.output_bias"] + 1e-3}, stale / "model.safetensors")
+    assert EndpointHandler(stale).onnx is None
 
 
 def test_shipped_captioner(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from captioning.loading import load_captioner
-from captioning.onnx.files import FILES, find_onnx, weights_fingerprint
+from modeling_captioner.onnx_files import FILES, find_onnx, weights_fingerprint
 from publishing.export import main
 from publishing.publish import write_repository
 from tests.helpers.captioners import build_tiny

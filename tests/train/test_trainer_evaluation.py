@@ -12,7 +12,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from captioning.cores import usable_cores
+from modeling_captioner.cores import usable_cores
 from tests.helpers.scored_captions import MODEL, PEOPLE
 from tests.helpers.training import run_in_two_processes
 from train import metrics

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from captioning.onnx.captioner import OnnxCaptioner
+from modeling_captioner.onnx_captioner import OnnxCaptioner
 from publishing.static_site import build_site
 from tests.helpers.page_fixtures import TIMEOUT, skip_unless_site_builds
 from tests.helpers.paths import SHIPPED

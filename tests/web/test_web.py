@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from captioning.onnx.captioner import OnnxCaptioner
 from modeling_captioner import open_photo
+from modeling_captioner.onnx_captioner import OnnxCaptioner
 from publishing.static_site import main, site_files
 from tests.helpers.page_fixtures import (
     EXAMPLES,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioning.onnx.files import FILES
-from captioning.onnx.search import search
 from modeling_captioner.confidence import confidence_of
+from modeling_captioner.onnx_files import FILES
+from modeling_captioner.onnx_search import search
 from publishing.static_site import build_site
 from tests.helpers.page_fixtures import CHROMIUM, CHROMIUM_ARGUMENTS, TIMEOUT, needs_browser, skip_unless_site_builds
 from tests.helpers.paths import ROOT, SHIPPED

@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from captioning.onnx.captioner import OnnxCaptioner
 from modeling_captioner import open_photo
+from modeling_captioner.onnx_captioner import OnnxCaptioner
 from publishing.static_site import site_files
 from tests.helpers.page_fixtures import (
     EXAMPLES,

@@ -7,8 +7,8 @@ from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset_builder
 from tqdm.auto import tqdm
 
-from captioning.cores import usable_cores
 from modeling_captioner import PhotoError, open_photo
+from modeling_captioner.cores import usable_cores
 
 from .captions import CaptionReader
 from .columns import find_image_column, image_column, photo_keys

@@ -9,8 +9,8 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from captioning.cores import usable_cores
 from captioning.prefetch import prefetch_map
+from modeling_captioner.cores import usable_cores
 
 from ..checkpoints import writing
 from .dataset import paths_of, pixel_values

@@ -1,4 +1,4 @@
-"""`captioning/onnx/search.py`: the captions and log-probabilities of `generate` for the same logits."""
+"""`modeling_captioner/onnx_search.py`: the captions and log-probabilities of `generate` for the same logits."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from captioning.loading import load_captioner
-from captioning.onnx.search import check_settings, search
 from modeling_captioner import open_photo
 from modeling_captioner.modeling_captioner import CACHE_NAME, RnnCache
+from modeling_captioner.onnx_search import check_settings, search
 from tests.helpers.paths import ROOT, SHIPPED
 from tests.helpers.search_settings import SEARCH_SETTINGS
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling_captioner.repetition import echo_of
+from .repetition import echo_of
 
 # Settings in generation_config.json: those that `search` implements, and those that do not affect its result.
 SUPPORTED = {

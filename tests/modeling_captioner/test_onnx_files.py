@@ -1,4 +1,4 @@
-"""`captioning/onnx/files.py`: which weights an export belongs to."""
+"""`modeling_captioner/onnx_files.py`: which weights an export belongs to."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from captioning.onnx.files import FILES, find_onnx, weights_fingerprint
+from modeling_captioner.onnx_files import FILES, find_onnx, weights_fingerprint
 
 RANDOM = np.random.default_rng(0)
 TENSORS = {name: RANDOM.normal(size=shape).astype(np.float32) for name, shape in {"b": (300, 7), "a": (3,)}.items()}

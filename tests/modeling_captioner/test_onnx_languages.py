@@ -5,9 +5,9 @@ import pytest
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 pytest.importorskip("onnxscript", reason="needs onnxscript")
 
-from captioning.onnx.captioner import OnnxCaptioner
-from captioning.onnx.files import FILES
 from modeling_captioner import explain, explain_caption
+from modeling_captioner.onnx_captioner import OnnxCaptioner
+from modeling_captioner.onnx_files import FILES
 from publishing.onnx.export import export_graphs
 from tests.helpers.captioners import build_tiny, speak_both
 

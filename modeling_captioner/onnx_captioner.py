@@ -11,14 +11,14 @@ import onnxruntime
 import tokenizers
 from PIL import Image
 
-from modeling_captioner.confidence import confidence_of
-from modeling_captioner.explanation import Explanation, Word, split_at
-from modeling_captioner.languages import check_language
-from modeling_captioner.photos import to_pixel_values
-
-from ..cores import thread_count
-from .files import find_onnx
-from .search import check_settings, largest, log_softmax, search
+from .checks import check_generation
+from .confidence import confidence_of
+from .cores import thread_count
+from .explanation import Explanation, Word, split_at
+from .languages import check_language
+from .onnx_files import find_onnx
+from .onnx_search import check_settings, largest, log_softmax, search
+from .photos import to_pixel_values
 
 MAX_BATCH_SIZE = 256  # photos; two batches of pixels are held in memory
 
@@ -28,7 +28,7 @@ class OnnxCaptioner:
 
     Args:
         folder: the captioner's folder, or a download of its JSON files and its subfolder `onnx`.
-        generation: settings that override those in generation_config.json; see `captioning.onnx.search.SUPPORTED`.
+        generation: settings that override those in generation_config.json, of `onnx_search.SUPPORTED`.
 
     Raises `ValueError` if there is no export of the captioner's weights, or if it does not load.
     """
@@ -103,10 +103,11 @@ class OnnxCaptioner:
             generation: settings that override the captioner's.
 
         Returns an [`Explanation`] with all beams. Raises `ValueError` for an unknown language, or for settings that
-        `search` lacks.
+        make no sense or that `search` lacks.
         """
         language = check_language(language, self.languages)
         settings = self.settings[language] | generation
+        check_generation(settings)
         check_settings(settings)
         regions, states = self._encode(self.preprocess(photo))
         prompt = self._prompt(text, settings)

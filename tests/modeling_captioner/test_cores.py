@@ -1,10 +1,10 @@
-"""`captioning/cores.py`: affinity, the quotas of containers, and odd values of OMP_NUM_THREADS."""
+"""`modeling_captioner/cores.py`: affinity, the quotas of containers, and odd values of OMP_NUM_THREADS."""
 
 import os
 
 import pytest
 
-from captioning.cores import thread_count, usable_cores
+from modeling_captioner.cores import thread_count, usable_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
