@@ -22,6 +22,7 @@ import time
 import torch
 from accelerate import PartialState, skip_first_batches
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from timm.optim import create_optimizer_v2
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
@@ -29,16 +30,7 @@ from transformers import get_scheduler
 
 from . import checkpoints
 
-OPTIMIZERS = {
-    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
-    "adadelta": (torch.optim.Adadelta, {}),
-    "rmsprop": (torch.optim.RMSprop, {}),
-    "adam": (torch.optim.Adam, {}),
-    "adamax": (torch.optim.Adamax, {}),
-    "nadam": (torch.optim.NAdam, {}),
-    "amsgrad": (torch.optim.Adam, {"amsgrad": True}),
-    "adamw": (torch.optim.AdamW, {}),
-}
+OPTIMIZERS = ("sgd", "adadelta", "rmsprop", "adam", "adamax", "nadam", "amsgrad", "adamw")
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 SOUPS = ("greedy",)
 WORKER_SIGNAL_SECONDS = 5  # within which the signal of a worker's death arrives, even on a busy machine
@@ -341,6 +333,7 @@ def evaluate(stage, model, dataloader):
 
 
 def make_optimizer(stage, settings):
-    optimizer, options = OPTIMIZERS[settings.optim]
+    """One of timm's optimizers; AMSGrad (Reddi et al. 2018) is an option of Adam there."""
+    name, options = ("adam", {"amsgrad": True}) if settings.optim == "amsgrad" else (settings.optim, {})
     groups = stage.parameter_groups(stage.model)
-    return optimizer(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, **options)
+    return create_optimizer_v2(groups, name, settings.learning_rate, settings.weight_decay, **options)

@@ -21,7 +21,6 @@ from tests.helpers.page_fixtures import (
     needs_browser,
     upload_photo,
 )
-from tests.helpers.programs import run_python
 
 pytestmark = needs_browser
 PIXELS = (
@@ -394,11 +393,3 @@ def test_axe_finds_no_serious_violations(open_page, width, theme):
     page.locator("#csv:not([disabled])").wait_for()
     # Gradio's file list (6.31) has an input inside a button.
     assert_no_serious_violations(axe, page, exclude=[["#files"]])
-
-
-def test_wrong_model_and_occupied_port_print_one_line(captioner, address, tmp_path):
-    port = address.rsplit(":", 1)[1].strip("/")
-    for options in (["--model", tmp_path], ["--model", captioner.folder, "--port", port]):
-        app = run_python("app.py", *options)
-        assert app.returncode == 1
-        assert re.fullmatch(r"error: .+\n", app.stderr)

@@ -15,6 +15,7 @@ from modeling_captioner import open_photo
 from tests.helpers.page_client import PageClient
 from tests.helpers.page_fixtures import EXAMPLES, TIMEOUT, wait_until_ready
 from tests.helpers.paths import ROOT
+from tests.helpers.programs import run_python
 
 PROXY = "http://127.0.0.1:9"  # nobody answers there
 PROXIES = {"http_proxy": PROXY, "HTTPS_PROXY": PROXY, "ALL_PROXY": "socks5://127.0.0.1:9"}
@@ -108,3 +109,12 @@ def test_corrections_have_the_same_columns_once_they_have_languages(tmp_path):
     save_correction(tmp_path, photo, "a cup")
     save_correction(tmp_path, photo, "một cái tách", "vi", default_language="en")
     assert [row["language"] for row in read_corrections(tmp_path)] == ["en", "vi"]
+
+
+def test_wrong_model_and_occupied_port_print_one_line(proxied, learnt_captioner, tmp_path):
+    url, *_ = proxied
+    port = url.rsplit(":", 1)[1].strip("/")
+    for options in (["--model", tmp_path], ["--model", learnt_captioner, "--port", port]):
+        app = run_python("app.py", *options)
+        assert app.returncode == 1
+        assert re.fullmatch(r"error: .+\n", app.stderr)

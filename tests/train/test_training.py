@@ -1,6 +1,7 @@
 """The trainer, run from the command line on drawn photos."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tests.helpers.training import arguments, caption_folder, history
 from train import checkpoints
 from train.cli import main, resolve, run
 from train.encoders import trainable_from
+from train.loop import OPTIMIZERS, make_optimizer
 
 
 def test_overfitting_eight_photos(drawn_set, drawn_photos, tmp_path):
@@ -29,6 +31,22 @@ def test_overfitting_eight_photos(drawn_set, drawn_photos, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["encoder_trained_from"] == "all"
     assert caption_folder(tmp_path, [photo for photo, _ in drawn_photos]) == [caption for _, caption in drawn_photos]
     assert Image.open(tmp_path / "curves.png").size[0] > 100
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_optimizer_is_what_it_is_called(name):
+    model = torch.nn.Linear(2, 1)
+    stage = SimpleNamespace(model=model, parameter_groups=lambda model: [{"params": [*model.parameters()], "lr": 0.02}])
+    optimizer = make_optimizer(stage, SimpleNamespace(optim=name, learning_rate=1.0, weight_decay=0.0))
+    assert type(optimizer).__name__.lower() == {"amsgrad": "adam"}.get(name, name)
+    assert optimizer.defaults.get("amsgrad", False) == (name == "amsgrad")
+    losses = []
+    for _ in range(20):
+        losses.append(model(torch.ones(1, 2)).square().sum())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
 
 
 def test_a_recipe_with_three_stages(drawn_set, tmp_path):
