@@ -46,13 +46,14 @@ def killed_after(changes, save):
         os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_kill_never_leaves_settings_with_the_weights_of_another(earlier, tmp_path):
     """Another width: the earlier captioner, the new one, or no captioner, which is told."""
     model, processor = build_tiny(hidden_size=48)
     save_captioner(model, processor, tmp_path / "new")
     before, after, seen = contents(earlier), contents(tmp_path / "new"), []
     assert before["config.json"] != after["config.json"]
-    for changes in range(30):
+    for changes in range(100):
         folder = tmp_path / str(changes)
         shutil.copytree(earlier, folder)
         killed = killed_after(changes, lambda folder=folder: save_captioner(model, processor, folder))
@@ -71,6 +72,7 @@ def test_a_kill_never_leaves_settings_with_the_weights_of_another(earlier, tmp_p
     assert "none" in seen
 
 
+@pytest.mark.slow
 def test_new_weights_with_the_same_settings_are_there_at_any_time(earlier, tmp_path):
     """As while a training saves its best captioner again and again."""
     model, processor = build_tiny()

@@ -146,6 +146,7 @@ def test_a_data_set(drawn_set, drawn_photos, tmp_path, run_here):
     assert "has no column 'picture', only image, captions" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "growing"), [("a.jsonl", "a.jsonl"), ("a.json", "a.json.part0")])
 def test_killed_anywhere_and_resumed(captions, files, learnt_captioner, tmp_path, run_here, name, growing):
     """What was written is whole lines; the second run adds the rest, and each photo is there once, in order."""

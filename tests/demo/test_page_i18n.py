@@ -49,6 +49,7 @@ def test_photo_errors_are_translated_to_vietnamese(tmp_path):
         assert sentence != str(error.value) == translate_error(str(error.value), "en")
 
 
+@pytest.mark.slow
 def test_batch_table_formats_numbers(open_page):
     page = open_page(locale="de-DE")
     page.get_by_role("tab", name="Many photos").click()

@@ -341,6 +341,7 @@ def test_photos_are_uploaded_behind_a_prefix(proxied):
     assert client.caption(file_data(uploaded.json()[0]))[0] == "complete"
 
 
+@pytest.mark.slow
 def test_waiting_visitors_see_their_rank_or_that_the_queue_is_full(site, tmp_path):
     photos = make_zip(**{f"{number}.jpg": COFFEE for number in range(120)})  # takes long enough for two more requests
     with running_app(SimpleNamespace(folder=site.model), tmp_path, "--queue_size", "1") as address:

@@ -90,6 +90,7 @@ tell([answer["generated_text"] for answer in sum(answers, []) + several + bare])
 
 def test_half_precision_is_stored_and_run_if_asked_for(fresh, repository, files):
     """Batch-norm statistics are stored in float32, because small variances underflow in half precision."""
+    files = files[:3]  # most CPUs compute slowly in float16
     stored = load_file(repository / "model.safetensors")
     kinds = {torch.float32 if "running" in name else torch.float16 for name in stored}
     assert kinds == {torch.float32, torch.float16}

@@ -11,6 +11,7 @@ from modeling_captioner.onnx_files import FILES, find_onnx, weights_fingerprint
 from publishing.export import main
 from publishing.publish import write_repository
 from tests.helpers.captioners import build_tiny
+from tests.helpers.marks import slow_case
 from tests.helpers.paths import SHIPPED
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
@@ -49,7 +50,7 @@ IDS = np.array([[2, 5, 6, 7], [2, 8, 4, 4], [2, 9, 10, 5]])
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"rnn_type": "lstm", "num_layers": 2, "attention_type": "additive"}],
+    [{}, slow_case({"rnn_type": "lstm", "num_layers": 2, "attention_type": "additive"})],
     ids=str,
 )
 def test_graphs_compute_logits_and_attention_of_the_model(options, tmp_path):

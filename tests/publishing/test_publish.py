@@ -105,6 +105,7 @@ def captions_elsewhere(hub, tmp_path, files, name, revisions):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_train_push_update_load(hub, command, push, tmp_path, files, drawn_photos, drawn_set):
     """Train on a data set on the Hub, publish in one commit, update, and load both revisions in a new process."""
     photos = hub.repository("tester/photos", "datasets")
@@ -357,6 +358,7 @@ def test_space_has_what_it_needs_and_nothing_else(hub, command, push, learnt_cap
         app.wait(TIMEOUT / 1000)
 
 
+@pytest.mark.slow
 def test_static_space_is_the_page_without_a_server(hub, command):
     skip_unless_site_builds()
     options = ["--static", "--gradio_page", "https://example.org/?a=1&b=2"]

@@ -166,6 +166,7 @@ def test_names_are_sampled_equally_and_reproducibly(labeled_set):
     assert [mixed[row]["captions"] for row in range(16, 80)] == first
 
 
+@pytest.mark.slow
 def test_names_are_learnt_from_labeled_photos(drawn_set, labeled_set, tmp_path):
     """The validation captions mention the labels of held-out labeled photos."""
     text = tmp_path / "text.txt"

@@ -44,6 +44,7 @@ def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(drawn_set, tmp_path)
     assert json.loads((tmp_path / "scores" / "scores.json").read_text())["CIDEr-D"] == best
 
 
+@pytest.mark.slow
 def test_a_stage_that_begins_with_a_validation_ends_no_worse(drawn_set, tmp_path):
     options = {"learning_rate": 0.01, "num_train_epochs": 20, "eval_steps": 40}
     run(resolve(arguments(data_dir=drawn_set, output_dir=tmp_path / "good", **options)))

@@ -55,6 +55,7 @@ def test_two_processes_or_batches_equal_one_batch_of_twice_the_size(uneven_set, 
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_resumed_with_one(uneven_set, tmp_path):
     """In the middle of an epoch: each photo is seen once in it, cropped as in a run with one process from the start."""
     options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 3, "captions_per_photo": 2, "eval_steps": 9}
@@ -71,6 +72,7 @@ def test_a_run_of_two_processes_is_resumed_with_one(uneven_set, tmp_path):
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_stage_has_its_own_accumulation(uneven_set, tmp_path):
     """The second stage accumulates two batches per step, or has batches of twice the size."""
     options = EXACT | {"data_dir": uneven_set, "num_train_epochs": 2, "captions_per_photo": 2}
@@ -113,6 +115,7 @@ def test_every_stage_runs_in_two_processes(drawn_set, tmp_path):
     assert 0 < last["entropy"] < np.log(30)
 
 
+@pytest.mark.slow
 def test_compiling_does_not_change_training(drawn_set, tmp_path, monkeypatch):
     """`accelerate launch --dynamo_backend NAME` sets this variable. Weights and checkpoints keep their names."""
     options = EXACT | {"data_dir": drawn_set, "num_train_epochs": 1}

@@ -154,6 +154,7 @@ def test_an_existing_run_is_resumed_overwritten_or_refused(drawn_set, tmp_path):
     assert (tmp_path / "history.jsonl").read_text() != first
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_intact(drawn_set, tmp_path):
     """A limit on the file size makes writes fail as on a full disk."""
     options = arguments(data_dir=drawn_set, output_dir=tmp_path, num_train_epochs=1)

@@ -26,7 +26,7 @@ from tests.helpers.paths import SHIPPED
 from tests.helpers.photo_server import FileServer
 
 pytestmark = needs_browser
-NOISE = 0.2  # of a caption's log-probability between onnxruntime in a browser and in Python
+NOISE = 0.3  # of a caption's log-probability between onnxruntime in a browser and in Python
 
 
 def png(photo):
@@ -50,7 +50,8 @@ def test_captions_equal_those_of_python(visit, reference):
     """The example photos, mirrored ones and a few details; nothing is requested from anywhere else.
 
     Word for word, but for ties: onnxruntime sums in another order in a browser, so a caption's log-probability differs
-    by up to about 0.1, and beam search may drop another beginning. Such a caption must be as likely as Python's.
+    by up to about 0.1, or 0.25 where Python's CPU lacks VNNI, and beam search may drop another beginning. Such a caption
+    must be as likely as Python's.
     """
     photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
     assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"

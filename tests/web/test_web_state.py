@@ -25,6 +25,7 @@ def wait_for_words(page, words):
     page.wait_for_function(f"words => {SHOWN} === words", arg=",".join(words))
 
 
+@pytest.mark.slow
 def test_reload_and_back_bring_back_what_was_seen(open_site, server):
     page = open_ready(open_site, server.address)
     first = caption_words(page)
