@@ -50,8 +50,8 @@ def test_captions_equal_those_of_python(visit, reference):
     """The example photos, mirrored ones and a few details; nothing is requested from anywhere else.
 
     Word for word, but for ties: onnxruntime sums in another order in a browser, so a caption's log-probability differs
-    by up to about 0.1, or 0.25 where Python's CPU lacks VNNI, and beam search may drop another beginning. Such a caption
-    must be as likely as Python's.
+    by up to about 0.1, or 0.25 where Python's CPU lacks VNNI, and beam search may drop another beginning. A caption that
+    differs must be as likely as Python's.
     """
     photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
     assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
