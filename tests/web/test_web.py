@@ -50,7 +50,7 @@ def test_captions_equal_those_of_python(visit, reference):
     """The example photos, mirrored ones and a few details; nothing is requested from anywhere else.
 
     Word for word, but for ties: onnxruntime sums in another order in a browser, so a caption's log-probability differs
-    by up to about 0.1, or 0.25 where Python's CPU lacks VNNI, and beam search may drop another beginning. A caption that
+    by up to about 0.1 (0.25 if the CPU lacks VNNI), and beam search may drop another beginning. A caption that
     differs must be as likely as Python's.
     """
     photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
