@@ -10,7 +10,16 @@ from datasets import Dataset
 from tests.helpers.captioners import build_tiny
 from tests.helpers.training import arguments, history
 from train.cli import run
-from train.data import CaptionedPhotos, WeightedPhotos, captioned_datasets, captions_of, make_tokenizer, sources
+from train.data import (
+    CaptionedPhotos,
+    MixedStream,
+    StreamedPhotos,
+    WeightedPhotos,
+    captioned_datasets,
+    captions_of,
+    make_tokenizer,
+    sources,
+)
 from train.data.batches import Collate, collate_captions
 from train.options import resolve
 from train.settings import Settings
@@ -105,6 +114,30 @@ def test_weights_say_how_often_a_photo_is_drawn(english, vietnamese):
         assert sorted(rows.values()) == [1] * 2 + [2] * 4, "half of the four photos once, the others twice"
         drawn.append(frozenset(name for set_name, name in rows if set_name == "vietnamese"))
     assert len(set(drawn)) > 1, "other photos in other epochs"
+
+
+def test_streams_are_mixed_by_weight(english, vietnamese):
+    """Each data set as often as its weight says, in an order of each epoch's own; validation reads each photo once."""
+    settings = Settings(data_dir=[english, vietnamese], data_languages=["en", "vi"], data_weights=[1, 2])
+    settings.streaming = True
+
+    def stream(split, weights, epoch=0):
+        streams = [StreamedPhotos(source, settings, split, ["en", "vi"]) for source in sources(settings)]
+        mixed = MixedStream(streams, weights, settings.seed)
+        mixed.set_epoch(epoch)
+        return list(mixed)
+
+    rows = stream("train", [1, 2])
+    counts = Counter((row["set"], row["photo"]) for row in rows)
+    assert Counter(name for name, _ in counts) == {"english": 4, "vietnamese": 4}
+    assert {(name, count) for (name, _), count in counts.items()} == {("english", 1), ("vietnamese", 2)}
+    assert len({photo for _, photo in counts}) == len(counts), "no two photos have the same number"
+    assert {(row["set"], *row["languages"]) for row in rows} == {("english", "en", "en"), ("vietnamese", "vi")}
+    order, again, next_epoch = ([row["photo"] for row in stream("train", [1, 2], epoch=epoch)] for epoch in (0, 0, 1))
+    assert order == again != next_epoch
+    assert sorted(order) == sorted(next_epoch)
+    assert {row["set"] for row in stream("train", [1, 0])} == {"english"}
+    assert Counter(row["set"] for row in stream("validation", [1, 1])) == {"english": 4, "vietnamese": 4}
 
 
 def test_captions_begin_with_the_token_of_their_language():
