@@ -24,7 +24,7 @@ MAX_BATCH_SIZE = 256  # photos; two batches of pixels are held in memory
 
 
 class OnnxCaptioner:
-    """A captioner's ONNX export. It has the methods of `TorchCaptioner`.
+    """A captioner's ONNX export, which captions photos and explains the captions.
 
     Args:
         folder: the captioner's folder, or a download of its JSON files and its subfolder `onnx`.

@@ -12,12 +12,10 @@ from tests.helpers.photo_server import FileServer
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
+def site(made_once):
     """The folder of the site with the shipped captioner."""
     skip_unless_site_builds()
-    folder = tmp_path_factory.mktemp("site")
-    build_site(folder)
-    return folder
+    return made_once("site", build_site)
 
 
 @pytest.fixture(scope="module")
