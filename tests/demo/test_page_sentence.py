@@ -46,6 +46,7 @@ def test_sentence_is_selected_and_copied(open_page, captioner, width, theme):
     page.locator(".status:visible").get_by_text("Copied").wait_for()
     assert page.locator(".status").get_attribute("role") == "status"  # read out when it changes
     assert page.evaluate("navigator.clipboard.readText()") == caption
+    page.mouse.move(0, 0)  # where no word scrolls under it
     page.locator(".word").nth(1).focus()
     assert page.locator(".sentence .shown").all_inner_texts() == [caption.split()[1]]
     assert page.evaluate("document.documentElement.scrollWidth") <= width

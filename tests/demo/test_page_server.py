@@ -114,7 +114,7 @@ def test_corrections_have_the_same_columns_once_they_have_languages(tmp_path):
 def test_wrong_model_and_occupied_port_print_one_line(learnt_captioner, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
-        for options in (["--model", tmp_path], ["--model", learnt_captioner, "--port", port]):
+        for options in (["--model", tmp_path], ["--model", learnt_captioner, "--engine", "torch", "--port", port]):
             app = run_python("app.py", *options)
             assert app.returncode == 1
             assert re.fullmatch(r"error: .+\n", app.stderr)
