@@ -204,6 +204,7 @@ def test_captions_on_another_machine_are_missed(tmp_path):
     assert here.path.read_text() == "0.png\ta dog\n1.png\ta dog\n"
 
 
+@pytest.mark.slow
 def test_processes_share_the_photos(captions, files, learnt_captioner, tmp_path):
     """Two of `torchrun`, as `accelerate launch` starts them: one file in order, and bad photos named once."""
     (tmp_path / "3a.png").write_text("no picture")

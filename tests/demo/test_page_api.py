@@ -209,6 +209,7 @@ def test_mcp_tool(corrections_app, captions):
     assert private["isError"]
 
 
+@pytest.mark.slow
 def test_photos_beyond_the_limit_are_counted(tmp_path, captioner):
     """The last row says how many are left out."""
     (tmp_path / "photo.jpg").write_bytes((EXAMPLES / "coffee.jpg").read_bytes())

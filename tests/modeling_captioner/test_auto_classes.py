@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from publishing.publish import write_repository
 from tests.helpers.isolated import BEGINNING, captions_here
+from tests.helpers.marks import slow_case
 from tests.helpers.paths import SHIPPED
 from tests.helpers.programs import run_python
 
@@ -26,7 +27,7 @@ def fresh(tmp_path):
     return run
 
 
-@pytest.fixture(params=["tiny", "shipped"])
+@pytest.fixture(params=["tiny", slow_case("shipped")])
 def repository(request, tmp_path):
     """The folder of a published captioner: a tiny one that has memorized the drawn photos, and the shipped one."""
     if request.param == "tiny":

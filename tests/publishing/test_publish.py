@@ -158,6 +158,7 @@ def test_a_data_set_on_the_hub_is_streamed(hub, command, tmp_path, drawn_set):
     assert "CIDEr-D" in rows[-1]
 
 
+@pytest.mark.slow
 def test_card_tells_of_its_own_training(hub, command, tmp_path, drawn_photos, drawn_set):
     """Its own data, command and scores, as read by the Hub's API, and none of the shipped captioner's.
 

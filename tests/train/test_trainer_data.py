@@ -183,6 +183,7 @@ def draw_pair(left, right, size=96):
     return photo, f"a {' '.join(left)} left of a {' '.join(right)}"
 
 
+@pytest.mark.slow
 def test_unseen_combinations_are_captioned_correctly(tmp_path):
     """Twelve of 56 pairs of shapes are held out: each shape is known, but not these combinations."""
     pairs = list(itertools.permutations(itertools.product(COLORS, SHAPES), 2))

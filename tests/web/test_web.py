@@ -50,8 +50,8 @@ def test_captions_equal_those_of_python(visit, reference):
     """The example photos, mirrored ones and a few details; nothing is requested from anywhere else.
 
     Word for word, but for ties: onnxruntime sums in another order in a browser, so a caption's log-probability differs
-    by up to about 0.1 (0.25 if the CPU lacks VNNI), and beam search may drop another beginning. On average, such captions
-    must be as likely as Python's.
+    by up to about 0.1 (0.25 if the CPU lacks VNNI), and beam search may drop another beginning. On average, these
+    captions must be as likely as Python's.
     """
     photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
     assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
@@ -207,6 +207,7 @@ def test_damaged_model_and_old_browser_get_a_sentence(site, open_site, tmp_path)
         assert page.locator("#failure").text_content().startswith("This browser does not run WebAssembly, ")
 
 
+@pytest.mark.slow
 def test_axe_finds_no_serious_violations(visit):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     visit.page.reload()

@@ -85,6 +85,7 @@ def test_a_setting_moved_while_a_photo_is_on_its_way(visit, reference):
     page.evaluate(CHOOSE_AND_MOVE, ["chelsea", "3"])
 
 
+@pytest.mark.slow
 def test_photos_may_be_dropped_anywhere(visit, reference):
     page = visit.page
     page.reload()  # the settings of another test are forgotten
