@@ -154,7 +154,7 @@ class TrainingOptions:
     freeze_batch_norm: bool = option(
         False, "Freeze the batch-norm statistics of trained blocks: for small batches and a pretrained encoder."
     )
-    optim: str = option("adamw", "sgd, adadelta, rmsprop, adam, adamax, nadam, amsgrad or adamw.")
+    optim: str = option("adamw", "One of timm's: sgd, adadelta, rmsprop, adam, adamax, nadam, amsgrad or adamw.")
     weight_decay: float = option(0.01, "Weight decay.")
     lr_scheduler_type: str = option("cosine", "constant, linear or cosine, each with warm-up.")
     warmup_ratio: float = option(0.02, "Fraction of the steps over which the learning rate warms up linearly from 0.")
