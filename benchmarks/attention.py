@@ -9,6 +9,7 @@ log 64 = 4.16) and how much they differ between the words of a caption (mean tot
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from tqdm.auto import tqdm
 from modeling_captioner import CaptionerForConditionalGeneration, CaptionerProcessor, explain
 from train.data import captioned_dataset, photo_of, sources
 from train.settings import Settings
-from train.words import FUNCTION_WORDS
 
 OCCLUDED = 4  # regions
+FUNCTION_WORDS = re.compile(
+    "a|an|the|is|are|of|in|on|at|to|with|and|his|her|its|their|it|he|she|they|by|for|from|up|down|while|as|that|this|"
+    "there|through|over|into|near|another|two|three|one|some|be|being|has|have"
+)
 
 
 def occlude(pixel_values, regions, side):
@@ -42,7 +46,7 @@ def measure(model, processor, photo, rng):
     ids, side = inputs.decoder_input_ids, len(explanation.words[0].map)
     variants, positions = [], []
     for position, word in enumerate(explanation.words):
-        if word.text in FUNCTION_WORDS:
+        if FUNCTION_WORDS.fullmatch(word.text):
             continue
         order = word.map.flatten().argsort()
         for regions in (order[-OCCLUDED:], rng.choice(side * side, OCCLUDED, replace=False), order[:OCCLUDED]):
