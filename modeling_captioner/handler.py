@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 MAX_PHOTOS = 32
 # Upper bounds, so that one request cannot occupy the endpoint for minutes.
 LIMITS = {"max_length": 64, "max_new_tokens": 64, "num_beams": 16, "num_return_sequences": 16}
 # The other parameters of `generate` that a request may set.
-NEED_PYTORCH = {"do_sample", "min_length", "min_p", "repetition_penalty", "temperature", "top_k", "top_p", "typical_p"}
-PARAMETERS = {"early_stopping", "length_penalty", "min_new_tokens", "no_repeat_ngram_size"} | NEED_PYTORCH
+PARAMETERS = {
+    *("do_sample", "early_stopping", "length_penalty", "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size"),
+    *("repetition_penalty", "temperature", "top_k", "top_p", "typical_p"),
+}
 logger = logging.getLogger(__name__)
 
 
@@ -32,10 +34,11 @@ class EndpointHandler:
         self.open_photo = self._import("photos.open_photo")
         self.check_language = self._import("languages.check_language")
         self.explain_photos = self._import("explaining.explain_photos")
-        self.languages = AutoConfig.from_pretrained(self.folder, trust_remote_code=True).languages
-        self.processor = AutoProcessor.from_pretrained(self.folder, trust_remote_code=True)
-        self.onnx = None if torch.cuda.is_available() else self._load_onnx()
-        self.model = None if self.onnx else self._load_model()
+        self.supported = self._import("onnx_search.SUPPORTED") | {"text", "language"}
+        self.model, self.onnx = None, None if torch.cuda.is_available() else self._load_onnx()
+        if self.onnx is None:
+            self._load_model()
+        self.languages = self.onnx.languages if self.onnx else self.model.config.languages
 
     def _import(self, name):
         """Import as transformers imports the model's code, so that nothing here depends on `sys.path`."""
@@ -50,9 +53,10 @@ class EndpointHandler:
             return None
 
     def _load_model(self):
-        model = AutoModelForImageTextToText.from_pretrained(self.folder, trust_remote_code=True)
-        model.optimize_for_inference()
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForImageTextToText.from_pretrained(self.folder, trust_remote_code=True).to(device)
+        self.model.optimize_for_inference()
+        self.processor = AutoProcessor.from_pretrained(self.folder, trust_remote_code=True)
 
     def __call__(self, data):
         """Caption the photos of one request.
@@ -74,9 +78,10 @@ class EndpointHandler:
         return [_format_answer(explanation, attention) for explanation in self._explain(photos, settings)]
 
     def _explain(self, photos, settings):
-        if self.onnx and not settings.keys() & NEED_PYTORCH:
+        if self.onnx and settings.keys() <= self.supported:
             return self.onnx.explain_photos(photos, **settings)
-        self.model = self.model or self._load_model()
+        if self.model is None:
+            self._load_model()
         return self.explain_photos(self.model, self.processor, photos, **settings)
 
     def _photos(self, data):

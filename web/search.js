@@ -1,4 +1,5 @@
-// Beam search and greedy search: modeling_captioner/onnx_search.py in JavaScript, with the same captions for the same logits.
+// Beam search and greedy search: modeling_captioner/onnx_search.py in JavaScript, with the same captions for the same
+// logits.
 
 // Find captions of one photo by beam search, or by greedy search if `num_beams` is 1.
 //
@@ -6,7 +7,8 @@
 //     with the logits of each beam, and the new states.
 // states: the initial states of the decoder, each an array of rows with one row per beam, here a single one.
 // prompt: the token ids that the caption begins with, including <start>.
-// settings: the contents of generation_config.json; SUPPORTED in modeling_captioner/onnx_search.py lists those that have an effect.
+// settings: the contents of generation_config.json; SUPPORTED in modeling_captioner/onnx_search.py lists those that have
+//     an effect.
 //
 // Returns `num_beams` captions { ids, logProbability }, the best first: the ids after the prompt, and the natural
 // log-probability.
