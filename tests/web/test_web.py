@@ -55,7 +55,7 @@ def test_captions_equal_those_of_python(visit, reference):
     """
     photos = [open_photo(file) for file in sorted(EXAMPLES.glob("*.jpg"))]
     assert visit.page.evaluate("crossOriginIsolated"), "otherwise there is only one thread"
-    captions, gains = [], []
+    captions, differences, gains = [], [], []
     details = [photo.crop((photo.width // 3, 0, photo.width, photo.height // 2)) for photo in photos]
     changed = [*map(ImageOps.mirror, photos), *details[:2]]
     files = [*sorted(EXAMPLES.glob("*.jpg")), *(("photo.png", png(photo)) for photo in changed)]
@@ -65,9 +65,11 @@ def test_captions_equal_those_of_python(visit, reference):
         expected = reference.explain(photo)
         found = reference.explain_caption(photo, captions[-1])
         beams = visit.page.locator(".beams li").all_text_contents()
-        assert log_probability(beams[0]) == pytest.approx(found.log_probability, abs=NOISE), captions[-1]
+        differences.append(abs(log_probability(beams[0]) - found.log_probability))
+        assert differences[-1] < NOISE, captions[-1]
         if captions[-1] != expected.caption:
             gains.append(score(found, reference) - score(expected, reference))
+    assert sum(differences) / len(captions) < NOISE / 3, differences
     assert len(gains) <= 2
     assert sum(gains) / len(captions) > -NOISE / 10, gains
     assert len(captions) == 14
