@@ -8,7 +8,15 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from publishing.onnx.quantization import clip, compress_matrices, input_products, round_rows, share_scales  # noqa: E402
+from publishing.onnx.quantization import (  # noqa: E402
+    channel_peaks,
+    clip,
+    compress_matrices,
+    equalize_channels,
+    input_products,
+    round_rows,
+    share_scales,
+)
 
 
 def graph_of(nodes, inputs, outputs, tensors):
@@ -48,6 +56,35 @@ def test_rounding_halves_the_error_of_the_products():
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_equalized_channels_differ_less_and_the_result_stays():
+    """By way of a pooled, a concatenated and a rectified map; what something else than a convolution reads stays."""
+    random = np.random.default_rng(0)
+    shapes = {"k1": (6, 3, 3, 3), "b1": (6,), "k2": (4, 6, 1, 1), "k3": (5, 10, 3, 3), "k4": (5, 1, 1, 1), "b4": (5,)}
+    tensors = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    for name in ("k1", "b1"):  # channels of very different sizes, one of which is always 0
+        tensors[name] *= np.array([0, 0.01, 0.1, 1, 3, 10], np.float32).reshape(-1, *[1] * (tensors[name].ndim - 1))
+    nodes = [
+        helper.make_node("Conv", ["pixel_values", "k1", "b1"], ["first"]),
+        helper.make_node("Relu", ["first"], ["rectified"]),
+        helper.make_node("MaxPool", ["rectified"], ["pooled"], kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["rectified", "k2"], ["second"]),
+        helper.make_node("Concat", ["pooled", "second"], ["both"], axis=1),
+        helper.make_node("Conv", ["both", "k3"], ["third"]),
+        helper.make_node("Conv", ["third", "k4", "b4"], ["fourth"], group=5),
+        helper.make_node("Add", ["third", "fourth"], ["end"]),
+    ]
+    photos = [random.normal(size=(1, 3, 9, 9)).astype(np.float32) for _ in range(4)]
+    model = graph_of(nodes, {"pixel_values": (1, 3, 9, 9)}, {"end": (1, 5, 5, 5)}, tensors)
+    expected, before = run(model, {"pixel_values": photos[0]}), channel_peaks(model, photos)
+    equalize_channels(model, photos)
+    np.testing.assert_allclose(run(model, {"pixel_values": photos[0]})[0], expected[0], rtol=1e-3, atol=1e-4)
+    after = channel_peaks(model, photos)
+    for name in ("rectified", "second", "both"):
+        spread = [peaks[name].max() / peaks[name][peaks[name] > 0.1].min() for peaks in (before, after)]
+        assert spread[1] < 0.8 * spread[0], name
+    np.testing.assert_allclose(after["third"], before["third"], rtol=1e-3)
+
+
 def test_inputs_of_convolutions_are_those_that_meet_the_kernels():
     """A convolution is the product of its inputs and its kernels, with strides, padding and dilation."""
     random = np.random.default_rng(0)
@@ -62,7 +99,7 @@ def test_inputs_of_convolutions_are_those_that_meet_the_kernels():
     model = graph_of(nodes, {"pixel_values": (1, 3, 12, 12)}, {"map": (1, 4, 6, 12), "end": (1, 5, 6, 9)}, kernels)
     photo = random.normal(size=(1, 3, 12, 12)).astype(np.float32)
     outputs = run(model, {"pixel_values": photo})
-    products = input_products(model, [photo] * 200)
+    products = input_products(model, model.graph.node, [photo] * 200)
     assert [node.name for node, _ in products] == ["first", "second"]
     for (node, product), output in zip(products, outputs, strict=True):
         kernel = kernels[node.input[1]]
@@ -77,7 +114,7 @@ def test_matrices_are_restored_when_the_graph_loads():
     exact = random.integers(-127, 128, (512, 64)).astype(np.float32) / 4
     exact[:, 0] = 127 / 4  # one scale per row of 64
     large = random.normal(size=(4096, 300)).astype(np.float32)
-    large[3, :15] *= 100  # makes only its own block coarse
+    large[3, :10] *= 100  # makes only its own block coarse
     tensors = {"exact": exact, "large": large, "small": random.normal(size=(8, 8)).astype(np.float32)}
     nodes = [
         helper.make_node("Identity", ["exact"], ["whole"]),
@@ -93,11 +130,11 @@ def test_matrices_are_restored_when_the_graph_loads():
     found = run(model, values)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[2], expected[2])
-    error = np.abs(found[1] - large).reshape(-1, 15).max(axis=1)
-    steps = np.abs(large).reshape(-1, 15).max(axis=1) / 127
+    error = np.abs(found[1] - large).reshape(-1, 10).max(axis=1)
+    steps = np.abs(large).reshape(-1, 10).max(axis=1) / 127
     assert (error <= 0.57 * steps).all()  # scales are rounded to half precision
-    assert error.max() > 0.4 * steps[60], "the coarse block is rounded, too"
-    assert model.ByteSize() < 1.14 * (exact.size + large.size) + 8 * 4096
+    assert error.max() > 0.4 * steps[90], "the coarse block is rounded, too"
+    assert model.ByteSize() < 1.2 * (exact.size + large.size) + 8 * 4096
 
 
 def test_what_is_concatenated_has_the_scale_of_the_result():
