@@ -181,6 +181,7 @@ def test_without_a_gpu_the_export_captions(exported, drawn_photos, files, tmp_pa
     assert EndpointHandler(stale).onnx is None
 
 
+@pytest.mark.slow
 def test_shipped_captioner(tmp_path):
     if not (SHIPPED / "model.safetensors").exists():
         pytest.skip("modeling_captioner/ holds no weights yet")

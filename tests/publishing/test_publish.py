@@ -194,6 +194,7 @@ def test_card_tells_of_its_own_training(hub, command, tmp_path, drawn_photos, dr
     assert "Flickr8k" not in text
 
 
+@pytest.mark.slow
 def test_shipped_captioner_has_its_own_card(hub, command):
     if not (SHIPPED / "model.safetensors").exists():
         pytest.skip("modeling_captioner/ holds no weights yet")

@@ -103,6 +103,7 @@ def test_a_cpu_without_bfloat16_is_told(tmp_path, monkeypatch, capsys, instructi
     assert ("pass --mixed_precision no" in capsys.readouterr().err) == hinted
 
 
+@pytest.mark.slow
 def test_every_stage_runs_in_two_processes(drawn_set, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("num_train_epochs: 1\nstages: [{stage: language}, {stage: captions}, {stage: self_critical}]\n")
