@@ -150,8 +150,8 @@ def activation_ranges(model, nodes, photos):
 def clip(tails):
     """Where to clip the values of a sign, float32: where the squared errors of clipping and rounding add up to least.
 
-    `tails`: for each photo, the number of values and the magnitudes of the largest. With the maximum, the error of the
-    regions is a fifth larger, and with the 99.999th percentile 5 %.
+    `tails`: for each photo, the number of values and the magnitudes of the largest. With the maximum, the median error
+    of the regions is an eighth larger.
     """
     sizes, largest = zip(*tails, strict=True)
     largest = np.concatenate(largest)
